@@ -1,0 +1,74 @@
+"""Min-Max: as far from the mean as the honest updates are from each other."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fedred.attacks.interface import AttackerView, Forged, Pass
+from fedred.options import check_options, option
+
+Direction = Literal["deviation", "unit", "sign"]
+
+
+@dataclass(frozen=True)
+class MinMax:
+    """Send mu + gamma p with the largest gamma that stays within the honest updates' diameter.
+
+    gamma = max {g : max_i ||mu + g p - x_i|| <= max_ij ||x_i - x_j||}, over the attacker's own honest
+    updates x_i with mean mu; p = -sigma (n - 1), -mu / ||mu|| or -sign(mu). Every attacker sends the
+    same vector. One attacker alone sends its honest update.
+
+    Source: Shejwalkar and Houmansadr, NDSS 2021, section IV, with the attacker's own updates in place
+    of all. They search gamma by halving steps; each constraint is a quadratic in gamma, so here
+    it is solved in closed form (float64).
+    """
+
+    direction: Direction = option("deviation", "p: -sigma, -mu / ||mu|| or -sign(mu)")
+
+    paper: ClassVar[str] = "Shejwalkar and Houmansadr, NDSS 2021"
+    backdoor: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def poison(self, images: Tensor, labels: Tensor, client: int, classes: int) -> list[Pass]:
+        """Train on the data as it is."""
+        return [(images, labels)]
+
+    def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
+        """Return mu + gamma p for every attacker [m, P]."""
+        if len(own_updates) < 2:
+            return Forged(own_updates)
+        mean, push = own_updates.mean(0), perturbation(own_updates, self.direction)
+        gamma = largest_factor(own_updates, mean, push)
+        return Forged((mean + gamma * push).repeat(len(own_updates), 1))
+
+
+def perturbation(updates: Tensor, direction: Direction) -> Tensor:
+    """Return the direction p [P] in which the mean of updates [m, P] is pushed."""
+    mean = updates.mean(0)
+    if direction == "deviation":
+        return -updates.std(0)
+    return -mean / mean.norm() if direction == "unit" else -mean.sign()
+
+
+def largest_factor(updates: Tensor, mean: Tensor, push: Tensor) -> float:
+    """Return the largest gamma with max_i ||mean + gamma push - x_i|| <= diameter of the updates.
+
+    ||(mean - x_i) + gamma p||^2 <= D^2 holds between the two roots of a quadratic; 0 lies between
+    them, because the mean of points is no farther from any of them than their diameter.
+
+    Args:
+        updates: x_i [m, P], m at least 2.
+        mean: their mean [P].
+        push: p [P].
+    """
+    offsets, push = (mean - updates).double(), push.double()
+    diameter = torch.pdist(updates.double()).max()
+    a, b = push @ push, offsets @ push
+    if a == 0:
+        return 0.0
+    c = offsets.square().sum(1) - diameter**2
+    return float(((-b + (b**2 - a * c).clamp(min=0).sqrt()) / a).min())

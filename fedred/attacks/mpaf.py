@@ -1,0 +1,48 @@
+"""MPAF: pull the global model towards a model of the attacker's choice."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from fedred.attacks.interface import AttackerView, Forged, Pass
+from fedred.models import initial_parameters
+from fedred.options import check_options, option
+
+
+@dataclass(frozen=True)
+class MPAF:
+    """Send scale * (w_base - w), w the global model and w_base a fixed base model.
+
+    base initial: w_base is the global model before round 1 (released code of FedREDefense; the update
+    of round 1 is then zero). base random: one random model, drawn in the first round, shared by all
+    attackers and kept to the end, as in the MPAF paper.
+
+    Source: Cao and Gong, CVPR Workshops 2022, equation 3. They attack with fake clients that hold no
+    data; here the attacker's clients train, and their training is thrown away.
+    """
+
+    scale: float = option(3.0, "factor lambda on the pull", gt=0)
+    base: Literal["initial", "random"] = option("initial", "where the base model comes from")
+
+    paper: ClassVar[str] = "Cao and Gong, CVPR Workshops 2022"
+    backdoor: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def poison(self, images: Tensor, labels: Tensor, client: int, classes: int) -> list[Pass]:
+        """Train on the data as it is."""
+        return [(images, labels)]
+
+    def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
+        """Return scale * (w_base - w) for every attacker [m, P]; the base is remembered."""
+        base = view.state["base"] if "base" in view.state else self._base(view)
+        pull = self.scale * (base - view.weights)
+        return Forged(pull.repeat(len(own_updates), 1), {"base": base})
+
+    def _base(self, view: AttackerView) -> Tensor:
+        if self.base == "initial":
+            return view.initial_weights
+        generator = view.generator(view.clients[0])
+        return initial_parameters(view.model, generator).to(view.weights)

@@ -1,0 +1,566 @@
+"""The data sets: each a frozen dataclass with `load(root, download)` that returns a `Dataset`.
+
+A data set is four tensors: uint8 images and int64 labels to train on and to test on. They are
+normalised on the device, when they are used. There is no DataLoader and there are no workers.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedred.errors import UserError
+from fedred.files import (
+    Tensors,
+    Texts,
+    checksum_of,
+    read_tensors,
+    require_checksum,
+    told,
+    write_tensors,
+)
+from fedred.options import check_options, option
+
+# The released code's, as in much of the literature: each std is the mean of the standard deviations
+# inside one image; over all training pixels they are 0.2470, 0.2435 and 0.2616.
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+# The released code's numbers for Fashion-MNIST: they are those of MNIST. The training images
+# themselves have mean 0.2860 and standard deviation 0.3530.
+FASHION_MNIST_MEAN, FASHION_MNIST_STD = (0.1307,), (0.3081,)
+CINIC10_MEAN = (0.47889522, 0.47227842, 0.43047404)
+CINIC10_STD = (0.24205776, 0.23828046, 0.25874835)
+
+DIGITS_SPLIT_SEED = 0
+DIGITS_TEST_SAMPLES = 360
+DIGITS_SCALE = 16.0
+BYTE_SCALE = 255.0
+
+IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+DECODED_MODE = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels to train on and to test on; no tensor is ever changed in place.
+
+    Args:
+        name: as in DATASETS.
+        train_images: uint8 [samples, channels, height, width].
+        train_labels: int64 [samples], 0 to C - 1.
+        test_images: uint8 [samples, channels, height, width].
+        test_labels: int64 [samples], 0 to C - 1.
+        classes: names of the C classes.
+        scale: largest possible pixel value.
+        mean: of pixel / scale, one number a channel.
+        std: standard deviation of pixel / scale, one number a channel.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return (pixel / scale - mean) / std on the device of the images.
+
+        Args:
+            images: uint8 [..., channels, height, width].
+
+        Returns:
+            float32 of the same shape.
+
+        Raises:
+            TypeError: for images that are not uint8, which were perhaps normalised before.
+        """
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images to normalise are uint8, these are {images.dtype}")
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None]
+            for values in (self.mean, self.std)
+        )
+        return images.float().div_(self.scale).sub_(mean).div_(std)
+
+    @property
+    def tensors(self) -> Tensors:
+        """The four tensors by name, as a file holds them."""
+        names = ("train_images", "train_labels", "test_images", "test_labels")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def texts(self) -> Texts:
+        """Everything that is not a tensor, as a file holds it."""
+        described = {
+            "classes": self.classes,
+            "scale": self.scale,
+            "mean": self.mean,
+            "std": self.std,
+        }
+        return {"name": self.name} | {key: json.dumps(value) for key, value in described.items()}
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 in hexadecimal digits of all tensors and texts: equal data, equal checksum."""
+        return checksum_of(self.tensors, self.texts)
+
+
+class Source(Protocol):
+    """What a member of DATASETS is: options at construction, `load` reads the files."""
+
+    paper: ClassVar[str]
+
+    def load(self, root: Path, download: bool) -> Dataset: ...
+
+
+def data_root(root: Path | None = None) -> Path:
+    """Return the folder of all data sets: the argument, else $FEDRED_DATA, else `data`."""
+    return Path(root or os.environ.get("FEDRED_DATA") or "data").expanduser()
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Handwritten digits bundled with scikit-learn: 1,797 grey images of 8x8, pixels 0 to 16.
+
+    A fixed stratified split: 1,437 images to train on, 360 to test on. Needs no file.
+    """
+
+    paper: ClassVar[str] = "Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, 1998"
+
+    def load(self, root: Path, download: bool) -> Dataset:
+        """Return the data set; both arguments are ignored."""
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        pixels, labels = load_digits(return_X_y=True)
+        split: list[np.ndarray] = train_test_split(
+            np.arange(len(labels)),
+            test_size=DIGITS_TEST_SAMPLES,
+            random_state=DIGITS_SPLIT_SEED,
+            stratify=labels,
+        )
+        images = pixels.reshape(-1, 1, 8, 8).astype(np.uint8)
+        train, test = (np.sort(part) for part in split)
+        classes = tuple(str(digit) for digit in range(10))
+        return _dataset(
+            "digits",
+            (images[train], labels[train]),
+            (images[test], labels[test]),
+            classes,
+            scale=DIGITS_SCALE,
+        )
+
+
+@dataclass(frozen=True)
+class FashionMNIST:
+    """Clothes, 60,000 + 10,000 grey images of 28x28, in torchvision's layout FashionMNIST/raw."""
+
+    paper: ClassVar[str] = "Xiao, Rasul, Vollgraf, Fashion-MNIST, arXiv:1708.07747, 2017"
+
+    def load(self, root: Path, download: bool) -> Dataset:
+        """Read the four IDX files, downloaded by torchvision when one is missing.
+
+        Args:
+            root: folder that holds, or will hold, FashionMNIST/raw.
+            download: whether missing files may be fetched from the internet.
+
+        Raises:
+            UserError: for a file that is missing, torn or of another kind, or a failed download.
+        """
+        from torchvision import datasets
+
+        raw = root / "FashionMNIST" / "raw"
+        if download and not _fashion_is_there(raw):
+            with told(f"Fashion-MNIST could not be downloaded to {raw}"):
+                datasets.FashionMNIST(str(root), download=True)
+        _require_folder(root)
+        return _dataset(
+            "fashion_mnist",
+            _read_idx_pair(raw, "train"),
+            _read_idx_pair(raw, "t10k"),
+            tuple(datasets.FashionMNIST.classes),
+            normalisation=(FASHION_MNIST_MEAN, FASHION_MNIST_STD),
+        )
+
+
+@dataclass(frozen=True)
+class CIFAR10:
+    """Objects, 50,000 + 10,000 colour images of 32x32, in torchvision's cifar-10-batches-py.
+
+    The files are Python pickles: each is compared with its published MD5 sum before it is read, so
+    that only the published bytes are ever unpickled.
+    """
+
+    paper: ClassVar[str] = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
+
+    def load(self, root: Path, download: bool) -> Dataset:
+        """Read the batches, downloaded by torchvision when one is missing or damaged.
+
+        Args:
+            root: folder that holds, or will hold, cifar-10-batches-py.
+            download: whether missing files may be fetched from the internet.
+
+        Raises:
+            UserError: for a file that is missing or damaged, or a failed download.
+        """
+        from torchvision import datasets
+
+        if download:
+            with told(f"CIFAR-10 could not be downloaded to {root}"):
+                datasets.CIFAR10(str(root), download=True)
+        _require_folder(root)
+        _check_cifar10(root)
+        with told(f"CIFAR-10 in {root} could not be read"):
+            train, test = (datasets.CIFAR10(str(root), train=train) for train in (True, False))
+        return _dataset(
+            "cifar10",
+            (train.data.transpose(0, 3, 1, 2), np.asarray(train.targets)),
+            (test.data.transpose(0, 3, 1, 2), np.asarray(test.targets)),
+            tuple(train.classes),
+            normalisation=(CIFAR10_MEAN, CIFAR10_STD),
+        )
+
+
+@dataclass(frozen=True)
+class CINIC10:
+    """CIFAR-10 and downscaled ImageNet, 90,000 + 90,000 colour images of 32x32.
+
+    In its own layout: CINIC-10/{train,test}/<class>/*.png. The folder `valid` is not used, and
+    grey files are read as colour.
+    """
+
+    paper: ClassVar[str] = "Darlow et al., CINIC-10 is not ImageNet or CIFAR-10, arXiv:1810.03505"
+
+    def load(self, root: Path, download: bool) -> Dataset:
+        """Read the image files; there is no download.
+
+        Args:
+            root: folder that holds CINIC-10.
+            download: ignored.
+
+        Raises:
+            UserError: as `image_folder`.
+        """
+        _require_folder(root)
+        hint = "unpack CINIC-10.tar.gz there (https://datashare.ed.ac.uk/handle/10283/3192)"
+        folder = root / "CINIC-10"
+        return _read_folder("cinic10", folder, hint, "RGB", (CINIC10_MEAN, CINIC10_STD))
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Your own images: <folder>/{train,test}/<class>/<image>, all of one size, grey or colour.
+
+    Size, channels and classes are found out; mean and standard deviation are those of the training
+    images. Samples are in order of class and file name. Names that begin with a dot are ignored.
+    """
+
+    folder: str = option("images", "folder with train/ and test/, relative to the data folder")
+
+    paper: ClassVar[str] = "none: your own images"
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if Path(self.folder).is_absolute() or ".." in Path(self.folder).parts:
+            raise UserError(
+                f"ImageFolder.folder is '{self.folder}': it must be a path inside the data folder"
+            )
+
+    def load(self, root: Path, download: bool) -> Dataset:
+        """Read the image files; there is no download.
+
+        Args:
+            root: folder that holds the folder of the images.
+            download: ignored.
+
+        Raises:
+            UserError: for a folder that is missing or empty, classes that differ between train and
+                test, a file that is no image, an image of another size or channel count than the
+                first, a link that leaves the folder.
+        """
+        _require_folder(root)
+        hint = "make it, with train/ and test/, each with one folder a class"
+        return _read_folder("image_folder", root / self.folder, hint)
+
+
+DATASETS: dict[str, type[Source]] = {
+    "digits": Digits,
+    "fashion_mnist": FashionMNIST,
+    "cifar10": CIFAR10,
+    "cinic10": CINIC10,
+    "image_folder": ImageFolder,
+}
+
+Samples = tuple[np.ndarray, np.ndarray]
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def _dataset(
+    name: str,
+    train: Samples,
+    test: Samples,
+    classes: tuple[str, ...],
+    scale: float = BYTE_SCALE,
+    normalisation: Normalisation | None = None,
+) -> Dataset:
+    """Return a data set from (images, labels) twice; mean and std are found out when not given."""
+    images, test_images = (
+        torch.from_numpy(np.ascontiguousarray(part[0])) for part in (train, test)
+    )
+    labels, test_labels = (torch.from_numpy(part[1].astype(np.int64)) for part in (train, test))
+    mean, std = normalisation or _mean_and_std(images, scale)
+    return Dataset(name, images, labels, test_images, test_labels, classes, float(scale), mean, std)
+
+
+def _mean_and_std(images: Tensor, scale: float) -> Normalisation:
+    """Return mean and std of pixel / scale for each channel, from exact sums of whole numbers."""
+    channels, pixels = images.shape[1], images[:, 0].numel()
+    total, squares = torch.zeros(2, channels, dtype=torch.int64)
+    for chunk in torch.split(images, 1000):
+        values = chunk.to(torch.int64)
+        total += values.sum((0, 2, 3))
+        squares += values.square().sum((0, 2, 3))
+    mean = total.double() / pixels
+    std = (squares.double() / pixels - mean.square()).sqrt()
+    if not bool((std > 0).all()):
+        raise UserError("all training images have the same pixels: they cannot be normalised")
+    return tuple((mean / scale).tolist()), tuple((std / scale).tolist())
+
+
+def _require_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise UserError(
+            f"the data folder {root} does not exist: make it, or name another one in FEDRED_DATA"
+        )
+
+
+def _fashion_is_there(raw: Path) -> bool:
+    names = ("images-idx3-ubyte", "labels-idx1-ubyte")
+    return all((raw / f"{part}-{name}").is_file() for part in ("train", "t10k") for name in names)
+
+
+def _read_idx_pair(raw: Path, part: str) -> Samples:
+    """Return images [samples, 1, height, width] and labels [samples] of one part."""
+    image_file, label_file = raw / f"{part}-images-idx3-ubyte", raw / f"{part}-labels-idx1-ubyte"
+    images, labels = _read_idx(image_file, 3), _read_idx(label_file, 1)
+    if len(images) != len(labels):
+        raise UserError(
+            f"{image_file} holds {len(images)} images but {label_file.name} holds {len(labels)} "
+            "labels: delete both and allow the download"
+        )
+    if labels.size == 0 or labels.max() > 9:
+        raise UserError(f"{label_file} must hold labels 0 to 9: delete it and allow the download")
+    return images[:, None], labels
+
+
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Read an IDX file of bytes: 0 0 8 dimensions, then each size in four bytes, then the bytes."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: put Fashion-MNIST there, or allow the download")
+    with told(f"{path} could not be read"):
+        content = np.fromfile(path, dtype=np.uint8)
+    start = 4 * (1 + dimensions)
+    if content[:4].tolist() != [0, 0, 8, dimensions] or content.size < start:
+        raise UserError(
+            f"{path} is not an IDX file of bytes in {dimensions} dimensions: delete it and allow "
+            "the download"
+        )
+    shape = content[4:start].view(">u4").tolist()
+    announced = start + int(np.prod(shape, dtype=np.float64))
+    if content.size != announced:
+        raise UserError(
+            f"{path} holds {content.size} bytes but its header announces {announced}: delete it "
+            "and allow the download"
+        )
+    return content[start:].reshape(shape)
+
+
+def _check_cifar10(root: Path) -> None:
+    """Compare every file with its published MD5 sum: torchvision does not say which one differs."""
+    from torchvision import datasets
+    from torchvision.datasets.utils import check_integrity
+
+    published = datasets.CIFAR10
+    meta = (published.meta["filename"], published.meta["md5"])
+    for name, md5 in [*published.train_list, *published.test_list, meta]:
+        path = root / published.base_folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing: unpack CIFAR-10 there, or allow the download")
+        with told(f"{path} could not be read"):
+            whole = check_integrity(str(path), md5)
+        if not whole:
+            raise UserError(
+                f"{path} is damaged or incomplete, it has not the published MD5 sum {md5}: delete "
+                "it and allow the download"
+            )
+
+
+def _read_folder(
+    name: str,
+    folder: Path,
+    hint: str,
+    mode: str | None = None,
+    normalisation: Normalisation | None = None,
+) -> Dataset:
+    """Read <folder>/{train,test}/<class>/<image>; mode L or RGB, or that of the first image."""
+    if not folder.is_dir():
+        raise UserError(f"the folder {folder} does not exist: {hint}")
+    parts = {entry.name: Path(entry.path) for entry in _entries(folder, folder)}
+    for part in ("train", "test"):
+        if part not in parts:
+            raise UserError(f"{folder} has no folder '{part}': {hint}")
+    train, test = (_class_files(parts[part], folder) for part in ("train", "test"))
+    _require_same_classes(folder, set(train), set(test))
+    first = next(iter(train.values()))[0]
+    with _huge_images_refused():
+        samples, test_samples = (_read_samples(files, first, mode) for files in (train, test))
+    classes = tuple(train)
+    return _dataset(name, samples, test_samples, classes, normalisation=normalisation)
+
+
+@contextmanager
+def _huge_images_refused() -> Iterator[None]:
+    """Make an error of what Pillow only warns of: an image between one and two times its limit."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _entries(folder: Path, top: Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, in order of name; a link must not lead out of `top`."""
+    with told(f"{folder} could not be read"), os.scandir(folder) as found:
+        entries = sorted((e for e in found if e.name[0] != "."), key=lambda entry: entry.name)
+    inside = Path(os.path.realpath(top))
+    for entry in entries:
+        if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(inside):
+            raise UserError(
+                f"{entry.path} is a link that leads out of {top}: put the files themselves there"
+            )
+    return entries
+
+
+def _class_files(part: Path, top: Path) -> dict[str, list[str]]:
+    """Return the image files of each class below train/ or test/."""
+    classes = {}
+    for entry in _entries(part, top):
+        if not entry.is_dir():
+            raise UserError(f"{entry.path} is not a folder: {part} holds one folder a class")
+        classes[entry.name] = [_image_file(e) for e in _entries(Path(entry.path), top)]
+        if not classes[entry.name]:
+            raise UserError(f"the class folder {entry.path} holds no image: fill it or remove it")
+    if not classes:
+        raise UserError(f"{part} holds no image: it must hold one folder of images a class")
+    return classes
+
+
+def _image_file(entry: os.DirEntry[str]) -> str:
+    if entry.is_dir() or not entry.name.lower().endswith(IMAGE_SUFFIXES):
+        raise UserError(
+            f"{entry.path} is not an image file: remove it; allowed are the endings "
+            f"{', '.join(IMAGE_SUFFIXES)}"
+        )
+    return entry.path
+
+
+def _require_same_classes(folder: Path, train: set[str], test: set[str]) -> None:
+    if train != test:
+        only = [
+            f"only in {part}: {', '.join(sorted(names))}"
+            for part, names in (("train", train - test), ("test", test - train))
+            if names
+        ]
+        raise UserError(f"train and test in {folder} must hold the same classes; {'; '.join(only)}")
+
+
+def _read_samples(classes: dict[str, list[str]], first: str, mode: str | None) -> Samples:
+    """Decode all files into one array; all must have the shape of the file `first`."""
+    paths = [path for files in classes.values() for path in files]
+    expected = _decode(first, mode).shape
+    images = np.empty((len(paths), *expected), dtype=np.uint8)
+    for index, path in enumerate(paths):
+        pixels = _decode(path, mode)
+        if pixels.shape != expected:
+            raise UserError(
+                f"{path} is {_shape_in_words(pixels.shape)} but {first} is "
+                f"{_shape_in_words(expected)}: all images must have the same size and channels"
+            )
+        images[index] = pixels
+    return images, np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
+
+
+def _shape_in_words(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{width}x{height} pixels {'grey' if channels == 1 else 'RGB'}"
+
+
+def _decode(path: str, mode: str | None) -> np.ndarray:
+    """Return the pixels uint8 [channels, height, width] of an image file."""
+    from PIL import Image
+
+    with (
+        told(f"{path} cannot be read as an image"),
+        Image.open(path, formats=IMAGE_FORMATS) as image,
+    ):
+        if image.mode not in DECODED_MODE:
+            raise UserError(
+                f"{path} has the pixel format {image.mode}: allowed are 8-bit grey and RGB"
+            )
+        pixels = np.asarray(image.convert(mode or DECODED_MODE[image.mode]))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def save_dataset(dataset: Dataset, path: Path) -> None:
+    """Write a data set to one safetensors file, whole or not at all.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    texts = dataset.texts | {"kind": "data set", "checksum": dataset.checksum}
+    write_tensors(dataset.tensors, texts, path)
+
+
+def load_dataset(path: Path, verify: bool = True) -> Dataset:
+    """Return a data set that `save_dataset` wrote; its tensors are mapped, not read.
+
+    Args:
+        path: the file.
+        verify: compute the checksum of all the data and compare it with the one in the file.
+
+    Raises:
+        UserError: for a file that is missing, torn, of another kind, or changed since.
+    """
+    tensors, texts = read_tensors(path, "data set")
+    with told(f"{path} is not a whole data set: delete it and build it again"):
+        mean, std, classes = (tuple(json.loads(texts[key])) for key in ("mean", "std", "classes"))
+        dataset = Dataset(
+            name=texts["name"],
+            classes=classes,
+            scale=json.loads(texts["scale"]),
+            mean=mean,
+            std=std,
+            **tensors,
+        )
+    if verify:
+        require_checksum(path, dataset.checksum, texts)
+    return dataset

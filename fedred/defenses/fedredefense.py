@@ -1,0 +1,100 @@
+"""FedREDefense: trust the clients whose update can be reconstructed."""
+
+import logging
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fedred.defenses.fedavg import FedAvg
+from fedred.defenses.interface import Defense, ServerView, State, Verdict
+from fedred.options import check_options, option
+from fedred.reconstruction import Knowledge, Reconstructed, Reconstruction, reconstruct
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FedREDefense:
+    """Reconstruct each update by training on learned synthetic images; distrust what cannot be.
+
+    A participant is trusted when its reconstruction error is at most `threshold`, which is also the
+    early stop of the reconstruction. An error that is not finite is distrusted, and the others are
+    judged as always. The trusted updates go to `aggregator`; when nobody is trusted, the global model
+    stays as it is. What was learned of a client starts its next reconstruction.
+
+    Args:
+        exclusion: `permanent`: a flagged client is never asked again; `round`: it is left out of
+            this round only.
+
+    Source: Xie, Fang, Gong, ICML 2024, algorithm 1. Differences: docs/deviations.md.
+    """
+
+    threshold: float = option(0.6, "largest error of a trusted client, and the early stop", gt=0)
+    exclusion: Literal["permanent", "round"] = option("permanent", "how long a flag lasts")
+    aggregator: Defense = option(FedAvg(), "rule that combines the trusted updates")
+    reconstruction: Reconstruction = option(Reconstruction(), "how updates are reconstructed")
+
+    paper: ClassVar[str] = "Xie, Fang, Gong, ICML 2024"
+    selects: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def __call__(self, updates: Tensor, view: ServerView) -> Verdict:
+        """Aggregate the reconstructable ones of updates [n, P]; scores are the errors."""
+        state = dict(view.state) or self._initial_state(view)
+        result = self._reconstruct(updates, view, state)
+        trusted = (result.errors <= self.threshold).cpu()
+        aggregate = torch.zeros_like(view.weights)
+        if trusted.any():
+            aggregate = self.aggregator(updates[trusted], view.select(trusted)).aggregate
+        else:
+            log.warning("round %d: every update is flagged; the model stays", view.round)
+        excluded = ~trusted if self.exclusion == "permanent" else torch.zeros_like(trusted)
+        learned = self._learn(state, view, result)
+        return Verdict(aggregate, trusted, result.errors, learned, excluded, result.iterations)
+
+    def _initial_state(self, view: ServerView) -> dict[str, Tensor]:
+        """Knowledge of all clients before anything is learned: the same X, flat labels."""
+        classes, clients = view.model.classes, view.all_clients
+        images = self.reconstruction.initial_images(view.model, view.generator).to(view.weights)
+        return {
+            "images": images.repeat(clients, 1, 1, 1, 1),
+            "labels": images.new_zeros(clients, self.reconstruction.images(classes), classes),
+            "step_size": images.new_zeros(clients),
+            "known": torch.zeros(clients, dtype=torch.bool, device=images.device),
+        }
+
+    def _reconstruct(self, updates: Tensor, view: ServerView, state: State) -> Reconstructed:
+        options, clients = self.reconstruction, view.clients.to(updates.device)
+        known = state["known"][clients]
+        fresh = options.initial_step_sizes(view.training, view.samples, view.model.classes)
+        start = Knowledge(
+            state["images"][clients],
+            state["labels"][clients],
+            torch.where(known, state["step_size"][clients], fresh.to(updates)),
+        )
+        later = torch.full_like(clients, options.later_iterations)
+        budgets = torch.where(known, later, options.first_iterations)
+        return reconstruct(
+            view.model,
+            view.weights,
+            updates,
+            start,
+            budgets,
+            self.threshold,
+            options,
+            view.clients_per_chunk,
+        )
+
+    def _learn(self, state: State, view: ServerView, result: Reconstructed) -> State:
+        """Keep what was learned of clients with a finite error; of others nothing usable is left."""
+        finite = result.errors.isfinite()
+        clients = view.clients.to(finite.device)[finite]
+        learned = {name: tensor.clone() for name, tensor in state.items()}
+        for name, part in result.knowledge.take(finite)._asdict().items():
+            learned[name][clients] = part
+        learned["known"][clients] = True
+        return learned

@@ -1,0 +1,146 @@
+"""Documents made from the code: the list of methods, the JSON schema, config/README.md."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from fedred.config import FAMILIES, FIGURES, TABLES, Config, Experiment, Settings
+from fedred.local_training import LocalTraining
+from fedred.options import declared_options, range_in_words
+
+Description = dict[str, Any]
+HEAD = """# Configuration
+
+This page and `schema.json` are made from the code (`make documents`); a test keeps them equal to it.
+
+A configuration of the workflow names experiments. An experiment is a group of base settings, a grid
+over them, seeds, and the tables and figures that it feeds. Two experiments with a run in common share it.
+`snakemake --configfile config/laptop.yaml` runs the experiments of that file alone.
+
+A method is its name (`attack: min_max`), or has options (`attack: {name: scaling, factor: 5}`).
+A grid is a mapping of setting paths to lists of values, all combinations of which are run:
+
+```yaml
+experiments:
+  thresholds:
+    base:
+      attack: min_max
+      malicious: 28
+      defense: fedredefense
+    grid:
+      defense.threshold: [0.5, 0.6, 0.7]
+    seeds: [0, 1, 2]
+```
+
+`fedred run FILE` takes the settings of one run instead: what stands under `base` here, and `seed`.
+"""
+
+
+def json_schema() -> str:
+    """Return the JSON schema of a configuration of the workflow."""
+    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+
+
+def describe_families() -> dict[str, dict[str, Description]]:
+    """Return family -> method -> {paper, summary, options} as plain values."""
+    return {
+        f"{kind}s": {name: describe_method(method) for name, method in family.items()}
+        for kind, family in FAMILIES.items()
+    }
+
+
+def describe_method(method: Any) -> Description:
+    """Return paper, one sentence and options of a method."""
+    options = {path: description for path, description in _options(method)}
+    summary = (method.__doc__ or "").strip().splitlines()[0]
+    return {"paper": method.paper, "summary": summary, "options": options}
+
+
+def _options(method: Any, prefix: str = "") -> Iterator[tuple[str, Description]]:
+    """Yield the options of a method; those of a part of it have a dotted path."""
+    hints = get_type_hints(method)
+    for declared in declared_options(method):
+        hint, path = hints[declared.name], f"{prefix}{declared.name}"
+        if is_dataclass(hint):
+            yield from _options(hint, f"{path}.")
+            continue
+        names = {kind: name for family in FAMILIES.values() for name, kind in family.items()}
+        default = declared.default
+        yield (
+            path,
+            {
+                "default": names.get(type(default), default),
+                "type": _type_in_words(hint),
+                "range": range_in_words(declared.metadata["bounds"]),
+                "help": declared.metadata["help"],
+            },
+        )
+
+
+def _type_in_words(hint: Any) -> str:
+    arguments = getattr(hint, "__args__", ())
+    if arguments and all(isinstance(word, str) for word in arguments):
+        return " or ".join(arguments)
+    if arguments:
+        return " or ".join("null" if a is type(None) else _type_in_words(a) for a in arguments)
+    words = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+    return words.get(hint) or str(hint.__name__).lower()
+
+
+def print_families(families: Mapping[str, Mapping[str, Description]], console: Console) -> None:
+    """Print families of methods as tables."""
+    for family, methods in families.items():
+        table = Table("name", "paper", "options (default)", title=family, title_justify="left")
+        for name, method in methods.items():
+            options = (f"{path} ({_plain(o['default'])})" for path, o in method["options"].items())
+            table.add_row(name, method["paper"], "\n".join(options))
+        console.print(table)
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def config_readme() -> str:
+    """Return config/README.md: every key with its type, range, default and meaning."""
+    lines = [HEAD, "## Experiment", "", *_fields(Experiment), ""]
+    lines += [f"Tables: {', '.join(TABLES)}. Figures: {', '.join(FIGURES)}.", ""]
+    lines += ["## Settings", "", *_fields(Settings), ""]
+    lines += ["### `training`", "", *_method_lines(describe_method(LocalTraining)), ""]
+    for family, methods in describe_families().items():
+        for name, method in methods.items():
+            lines += [
+                f"### `{family[:-1]}: {name}`",
+                "",
+                f"{method['summary']} ({method['paper']})",
+                "",
+            ]
+            lines += [*_method_lines(method), ""]
+    return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
+
+
+def _fields(model: type[BaseModel]) -> Iterator[str]:
+    yield "| key | meaning | default |"
+    yield "|---|---|---|"
+    for key, field in model.model_fields.items():
+        default = getattr(field.default, "name", field.default)
+        shown = "see below" if isinstance(default, BaseModel) else f"`{_plain(default)}`"
+        yield f"| `{key}` | {field.description} | {shown} |"
+
+
+def _method_lines(method: Description) -> Iterator[str]:
+    if not method["options"]:
+        yield "No options."
+        return
+    yield "| option | type | range | default | meaning |"
+    yield "|---|---|---|---|---|"
+    for path, option in method["options"].items():
+        cells = (option["type"], option["range"], f"`{_plain(option['default'])}`", option["help"])
+        yield f"| `{path}` | {' | '.join(cells)} |"

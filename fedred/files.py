@@ -1,0 +1,116 @@
+"""Files that are whole or absent, and tensors in them that can be trusted. Imports no PyTorch."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedred.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tensors = dict[str, "Tensor"]
+Texts = dict[str, str]
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it on success, remove it on failure.
+
+    Nothing half-written ever stands under the final name. Missing folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # Some libraries make files that only their owner can read: start from the usual rights.
+        temporary.touch()
+        rights = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(rights)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def told(sentence: str) -> Iterator[None]:
+    """Turn any error inside into a `UserError` with this sentence and the error's first line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{sentence} ({reason})" if reason else sentence) from error
+
+
+def checksum_of(tensors: Mapping[str, "Tensor"], texts: Mapping[str, str]) -> str:
+    """Return SHA-256 over names, dtypes, shapes and bytes of tensors, and over named texts."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(np.ascontiguousarray(tensor.numpy(force=True)).data)
+    digest.update(json.dumps(sorted(texts.items())).encode())
+    return digest.hexdigest()
+
+
+def write_tensors(tensors: Mapping[str, "Tensor"], texts: Mapping[str, str], path: Path) -> None:
+    """Write tensors and texts to a safetensors file, whole or not at all.
+
+    Args:
+        tensors: by name; views of one another are written as copies.
+        texts: by name.
+        path: the file; missing folders are made.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with told(f"{path} could not be written"), written_whole(path) as temporary:
+        save_file(whole, temporary, metadata=dict(texts))
+
+
+def read_tensors(path: Path, kind: str) -> tuple[Tensors, Texts]:
+    """Return tensors, mapped from the file, and texts of a file that `write_tensors` wrote.
+
+    Args:
+        path: the file.
+        kind: what the file must be, the text `kind` in it.
+
+    Raises:
+        UserError: for a file that is missing, torn or of another kind.
+    """
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise UserError(f"the {kind} {path} does not exist: build it first")
+    with (
+        told(f"{path} is not a whole {kind}: delete it and build it again"),
+        safe_open(path, framework="pt") as file,
+    ):
+        texts = dict(file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if texts.get("kind") != kind:
+        raise UserError(f"{path} is not a {kind} of fedred: name another file, or build it again")
+    return tensors, texts
+
+
+def require_checksum(path: Path, computed: str, texts: Texts) -> None:
+    """Refuse a file whose content is not what was written.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if texts.get("checksum") != computed:
+        raise UserError(
+            f"{path} has changed since it was written (its checksum differs): delete it and build "
+            "it again"
+        )

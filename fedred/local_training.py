@@ -1,0 +1,148 @@
+"""Local training: plain SGD of all participants, many clients at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+from torch.nn import functional as F
+
+from fedred.options import check_options, option
+from fedred.parameters import FlatModel
+
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """The client protocol that the server announces: SGD on the client's own samples.
+
+    v <- momentum v + (g + weight_decay theta);  theta <- theta - lr v, with v = 0 at the start of a
+    round, on shuffled batches; the last, smaller batch of an epoch is kept.
+
+    Source: McMahan et al., AISTATS 2017; defaults of FedREDefense's experiments.
+    """
+
+    lr: float = option(0.001, "learning rate", gt=0)
+    momentum: float = option(0.0, "momentum", ge=0, lt=1)
+    weight_decay: float = option(0.0, "weight decay (L2)", ge=0)
+    batch_size: int = option(32, "samples in a batch", ge=1)
+    epochs: int = option(1, "passes over the client's samples in a round", ge=1)
+
+    paper: ClassVar[str] = "McMahan et al., AISTATS 2017"
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def steps(self, samples: int) -> int:
+        """Return how many SGD steps a client with so many samples makes in a round."""
+        return self.epochs * -(-samples // self.batch_size)
+
+
+def batch_schedule(
+    samples: int, training: LocalTraining, generator: np.random.Generator
+) -> np.ndarray:
+    """Draw the batches of one client in one round.
+
+    Returns:
+        Sample indices int64 [steps, batch size]; each epoch is a permutation, its last row filled up
+        with PADDING.
+    """
+    width = training.batch_size
+    rows = -(-samples // width)
+    schedule = np.full((training.epochs, rows * width), PADDING, dtype=np.int64)
+    for epoch in schedule:
+        epoch[:samples] = generator.permutation(samples)
+    return schedule.reshape(-1, width)
+
+
+def train_clients(
+    model: FlatModel,
+    starts: Tensor,
+    data: Sequence[tuple[Tensor, Tensor]],
+    schedules: Sequence[np.ndarray],
+    training: LocalTraining,
+    clients_per_chunk: int,
+) -> Tensor:
+    """Train every client from its own start; equal to one plain loop per client.
+
+    Args:
+        model: the network as a function of its parameters.
+        starts: parameters before training [n, P].
+        data: each client's normalised images [samples, channels, height, width] and labels [samples].
+        schedules: each client's batches (see `batch_schedule`); clients may differ in length.
+        training: the protocol.
+        clients_per_chunk: how many clients are trained at once; 1 is a loop. Changes speed and
+            memory, and results only by rounding.
+
+    Returns:
+        Parameters after training [n, P].
+    """
+    trained = torch.empty_like(starts)
+    by_length = sorted(range(len(data)), key=lambda i: -len(schedules[i]))
+    for first in range(0, len(data), clients_per_chunk):
+        chunk = by_length[first : first + clients_per_chunk]
+        batches = _stack_batches([data[i] for i in chunk], [schedules[i] for i in chunk])
+        trained[chunk] = _train_chunk(model, starts[chunk], *batches, training)
+    return trained
+
+
+def _stack_batches(
+    data: Sequence[tuple[Tensor, Tensor]], schedules: Sequence[np.ndarray]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay out batches as images [steps, n, batch, ...], labels and mask [steps, n, batch].
+
+    Padding repeats a client's sample 0 with mask 0: no layer mixes samples, so it changes nothing.
+    """
+    steps = max(map(len, schedules))
+    images, labels, masks = [], [], []
+    for (client_images, client_labels), schedule in zip(data, schedules, strict=True):
+        rows = np.full((steps, schedule.shape[1]), PADDING)
+        rows[: len(schedule)] = schedule
+        index = torch.from_numpy(rows.clip(min=0)).to(client_labels.device)
+        images.append(client_images[index])
+        labels.append(client_labels[index])
+        masks.append(torch.from_numpy(rows != PADDING).to(client_images))
+    return torch.stack(images, 1), torch.stack(labels, 1), torch.stack(masks, 1)
+
+
+def _train_chunk(
+    model: FlatModel,
+    starts: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    masks: Tensor,
+    training: LocalTraining,
+) -> Tensor:
+    def loss(vector: Tensor, images: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        losses = F.cross_entropy(model(vector, images), labels, reduction="none")
+        return (losses * mask).sum() / mask.sum().clamp(min=1)
+
+    gradient = one_or_many(grad(loss), len(starts))
+    vectors, velocity = starts, torch.zeros_like(starts)
+    for batch in zip(images, labels, masks, strict=True):
+        active = batch[2].any(1, keepdim=True)
+        step = gradient(vectors, *batch) + training.weight_decay * vectors
+        velocity = training.momentum * velocity + step
+        vectors = torch.where(active, vectors - training.lr * velocity, vectors)
+    return vectors
+
+
+def one_or_many(function, size: int):  # type: ignore[no-untyped-def]
+    """Map a function over the leading axis: by `vmap`, or as it is when that axis has length 1.
+
+    A batch of one would pay for vmap (grouped convolutions) without gaining from it.
+    """
+    if size > 1:
+        return vmap(function)
+
+    def single(*arguments: Tensor):  # type: ignore[no-untyped-def]
+        result = function(*(argument[0] for argument in arguments))
+        if isinstance(result, Tensor):
+            return result[None]
+        return torch.utils._pytree.tree_map(lambda tensor: tensor[None], result)
+
+    return single

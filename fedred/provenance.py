@@ -1,0 +1,42 @@
+"""What made a result: the source files that decide numbers, and the versions of the libraries."""
+
+import hashlib
+import platform
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+# Changing these changes how results are asked for, named or shown, not the numbers of a run.
+NOT_NUMERIC = ("cli.py", "config.py", "documents.py", "errors.py", "provenance.py", "run_folder.py")
+LIBRARIES = ("fedred", "torch", "numpy")
+
+
+def numeric_sources(*parts: str) -> list[Path]:
+    """Return the package files that decide a run's numbers; reports and the command line do not.
+
+    Args:
+        parts: names of files, to return just these (for a job that uses no others).
+    """
+    files = [path for path in sorted(PACKAGE.rglob("*.py")) if _is_numeric(path)]
+    return [path for path in files if path.name in parts] if parts else files
+
+
+def _is_numeric(path: Path) -> bool:
+    inside = path.relative_to(PACKAGE)
+    return inside.parts[0] != "report" and str(inside) not in NOT_NUMERIC
+
+
+@cache
+def code_fingerprint() -> str:
+    """Return the SHA-256 of all numeric source files, by name and content."""
+    digest = hashlib.sha256()
+    for path in numeric_sources():
+        digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of the libraries that compute, and the fingerprint of the code."""
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), **libraries, "code": code_fingerprint()[:12]}

@@ -1,0 +1,1 @@
+"""Tables and figures of finished runs: every number is read from the run folders."""

@@ -1,0 +1,385 @@
+"""The figures: accuracy over rounds, reconstruction errors, detection rates, the partition."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.collections import Collection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from safetensors import SafetensorError, safe_open
+
+from fedred.errors import UserError
+from fedred.files import written_whole
+from fedred.report import style
+from fedred.report.labels import LabelledRun, label_runs, value_in_words
+from fedred.report.runs import Run
+from fedred.report.statistics import FloatArray, Spread, spread
+
+FIRST_ROUNDS = 10
+"""Rounds shown by `reconstruction_error`."""
+
+ERROR_LIMIT = 2.0
+"""Reconstruction errors above it are drawn at the upper edge: a model that stays put has 1."""
+
+Panel = tuple[str, list[LabelledRun]]
+
+
+@matplotlib.rc_context(style.RC)
+def accuracy_over_rounds(runs: Sequence[Run]) -> Figure:
+    """Return test accuracy over rounds: a panel an attack, a line a defense.
+
+    Lines are means over seeds, bands their 95 % confidence interval (none for a single seed).
+    """
+    labelled = label_runs(runs)
+    defenses = _first_seen(one.defense for one in labelled)
+    panels = _panels(labelled, lambda one: style.display(one.attack))
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    legend_columns = _legend_columns([style.display(name) for name in defenses])
+    legend_rows = -(-len(defenses) // legend_columns)
+    panel_height = 1.55 + 0.14 * panels[0][0].count("\n")
+    figure = _figure(style.PAGE_WIDTH, 0.35 + panel_height * rows + 0.17 * legend_rows)
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axis, (title, members) in zip(axes, panels, strict=False):
+        axis.set(title=title, ylim=(0, 1), yticks=np.linspace(0, 1, 6))
+        for defense in defenses:
+            _draw_accuracy(axis, [one for one in members if one.defense == defense], defenses)
+    for axis in list(axes)[len(panels) :]:
+        axis.remove()
+    _label_outer(figure, columns, "Round", "Test accuracy")
+    handles = [_line(defense, defenses, [], []) for defense in defenses]
+    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns)
+    return figure
+
+
+def _legend_columns(labels: list[str]) -> int:
+    """Return how many columns of a legend fit on the page: about 14 letters an inch."""
+    return max(1, min(len(labels), int(style.PAGE_WIDTH * 14 / (max(map(len, labels)) + 7))))
+
+
+def _draw_accuracy(axis: Axes, group: list[LabelledRun], defenses: list[str]) -> None:
+    if not group:
+        return
+    rounds, accuracy = _over_rounds(group, "accuracy")
+    line = _line(group[0].defense, defenses, rounds, accuracy.mean)
+    axis.add_line(line)
+    axis.update_datalim(np.column_stack([rounds, accuracy.mean]))
+    axis.autoscale_view(scaley=False)
+    if len(group) > 1:
+        low, high = accuracy.mean - accuracy.ci95, accuracy.mean + accuracy.ci95
+        axis.fill_between(rounds, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+
+
+def _over_rounds(group: list[LabelledRun], metric: str) -> tuple[FloatArray, Spread]:
+    """Return the rounds in which a metric was measured, and its spread over seeds there."""
+    series = [
+        one.run.rounds.set_index("round")[metric] for one in sorted(group, key=lambda one: one.seed)
+    ]
+    table = pd.concat(series, axis=1).dropna()
+    return table.index.to_numpy(float), spread(table.to_numpy(float).T)
+
+
+def _line(label: str, labels: list[str], x: Any, y: Any) -> Line2D:
+    color, dashes = style.line(label)
+    own = style.base_name(label) == "fedredefense"
+    return Line2D(
+        x,
+        y,
+        color=color,
+        linestyle=dashes,
+        linewidth=1.8 if own else 1.2,
+        zorder=3 if own else 2,
+        marker=style.variant_marker(label, labels),
+        markersize=3,
+        markevery=0.2 if len(x) else None,
+        label=style.display(label),
+    )
+
+
+@matplotlib.rc_context(style.RC)
+def reconstruction_error(runs: Sequence[Run]) -> Figure:
+    """Return reconstruction errors and iterations of honest and malicious clients, per attack.
+
+    One dot is one client in one of the first rounds. The reconstruction of a client stops as soon
+    as its error falls under the threshold, so that honest errors pile up there and only the number
+    of iterations tells how easy they were; an excluded client has no dot in later rounds.
+
+    Raises:
+        UserError: when no run is defended by fedredefense.
+    """
+    reconstructing = [run for run in runs if run.settings["defense"]["name"] == "fedredefense"]
+    if runs and not reconstructing:
+        raise UserError("the figure of reconstruction errors needs a run defended by fedredefense")
+    panels = _panels(label_runs(reconstructing), lambda one: style.display(one.defense))
+    figure = _figure(style.PAGE_WIDTH, 0.3 + 3.3 * len(panels))
+    axes = figure.subplots(2 * len(panels), 1, squeeze=False)[:, 0]
+    for row, (title, members) in enumerate(panels):
+        errors, iterations = axes[2 * row : 2 * row + 2]
+        _draw_reconstructions(errors, iterations, members)
+        errors.set_title(title.replace("\n", ", ") if len(panels) > 1 else "")
+    last = min(FIRST_ROUNDS, max(run.settings["rounds"] for run in reconstructing))
+    axes[-1].set_xlabel(f"Clients of rounds 1 to {last}, by attack")
+    figure.align_ylabels()
+    figure.legend(handles=_reconstruction_legend(), loc="outside upper center", ncols=3)
+    return figure
+
+
+def _draw_reconstructions(errors: Axes, iterations: Axes, group: list[LabelledRun]) -> None:
+    attacks = _first_seen(one.attack for one in group)
+    for position, attack in enumerate(attacks):
+        clients = _judged_clients([one for one in group if one.attack == attack])
+        for malicious, shift in ((False, -0.2), (True, 0.2)):
+            chosen = clients[clients["malicious"] == malicious]
+            shown = chosen["score"].clip(upper=ERROR_LIMIT).to_numpy(float)
+            _strip(errors, position + shift, shown, malicious)
+            _strip(iterations, position + shift, chosen["iterations"].to_numpy(float), malicious)
+    errors.axhline(
+        _threshold(group[0].run), color="black", linestyle="--", linewidth=0.9, zorder=0.9
+    )
+    errors.set_ylabel("Reconstruction error")
+    errors.set_ylim(bottom=0)
+    iterations.set_ylabel("Iterations")
+    iterations.set_ylim(bottom=0)
+    names = [style.display(attack) for attack in attacks]
+    for axis, labels in ((errors, []), (iterations, names)):
+        axis.set_xlim(-0.5, len(attacks) - 0.5)
+        axis.set_xticks(range(len(attacks)), labels or [""] * len(attacks))
+        axis.tick_params(axis="x", length=0)
+        axis.grid(visible=False, axis="x")
+
+
+def _judged_clients(group: list[LabelledRun]) -> pd.DataFrame:
+    """Return the rows of all clients that have an error in the first rounds, over all seeds."""
+    clients = pd.concat([one.run.clients for one in group], ignore_index=True)
+    return clients[(clients["round"] <= FIRST_ROUNDS) & clients["score"].notna()]
+
+
+def _strip(axis: Axes, position: float, values: FloatArray, malicious: bool) -> None:
+    """Draw values as a column of dots, spread sideways by a fixed sequence."""
+    golden = 0.6180339887498949
+    sideways = (np.arange(len(values)) * golden % 1 - 0.5) * 0.3
+    axis.scatter(
+        position + sideways,
+        values,
+        s=9 if malicious else 5,
+        color=style.MALICIOUS if malicious else style.HONEST,
+        marker="^" if malicious else "o",
+        alpha=0.55,
+        linewidths=0,
+        rasterized=True,
+    )
+
+
+def _threshold(run: Run) -> float:
+    if "threshold" not in run.settings["defense"]:
+        raise UserError(f"{run.folder / 'run.json'} has no entry settings.defense.threshold")
+    return float(run.settings["defense"]["threshold"])
+
+
+def _reconstruction_legend() -> list[Line2D]:
+    dot: Any = {"linestyle": "", "markersize": 4}
+    return [
+        Line2D([], [], marker="o", color=style.HONEST, label="Honest client", **dot),
+        Line2D([], [], marker="^", color=style.MALICIOUS, label="Malicious client", **dot),
+        Line2D([], [], color="black", linestyle="--", linewidth=0.9, label="Threshold"),
+    ]
+
+
+@matplotlib.rc_context(style.RC | {"axes.grid": False})
+def detection(runs: Sequence[Run]) -> Figure:
+    """Return heat maps of FPR and FNR, averaged over rounds and seeds: defense x attack.
+
+    Raises:
+        UserError: when no run's defense accepts or rejects clients.
+    """
+    selecting = [run for run in runs if run.selects]
+    if runs and not selecting:
+        raise UserError("the detection figure needs a run whose defense accepts or rejects clients")
+    panels = _panels(label_runs(selecting), lambda one: "")
+    attacks = _first_seen(one.attack for _, group in panels for one in group)
+    defenses = [_first_seen(one.defense for one in group) for _, group in panels]
+    heights = [0.4 + 0.26 * len(names) for names in defenses]
+    figure = _figure(style.PAGE_WIDTH, 0.7 + sum(heights))
+    axes = figure.subplots(
+        len(panels), 2, sharex=True, sharey="row", squeeze=False, height_ratios=heights
+    )
+    titles = {"AFPR": "FPR, mean over rounds (%)", "AFNR": "FNR, mean over rounds (%)"}
+    for row, (title, group), names in zip(axes, panels, defenses, strict=True):
+        for axis, (metric, words) in zip(row, titles.items(), strict=True):
+            image = _heat_map(axis, _rates(group, metric, names, attacks))
+            axis.set_title("\n".join(part for part in (title, words) if part))
+            axis.set_yticks(
+                np.arange(len(names)) + 0.5, [style.display(name) for name in names], rotation=0
+            )
+            shown = [style.display(name) for name in attacks]
+            axis.set_xticks(np.arange(len(attacks)) + 0.5, shown, rotation=35, ha="right")
+    bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.01, ticks=[0, 50, 100])
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _rates(
+    group: list[LabelledRun], metric: str, defenses: list[str], attacks: list[str]
+) -> FloatArray:
+    """Return a rate in percent [defenses, attacks], mean over seeds, NaN where not defined."""
+    rates = np.full((len(defenses), len(attacks)), np.nan)
+    for row, defense in enumerate(defenses):
+        for column, attack in enumerate(attacks):
+            values = [
+                one.run.final.get(metric)
+                for one in group
+                if (one.defense, one.attack) == (defense, attack)
+            ]
+            defined = [value for value in values if value is not None]
+            if defined:
+                rates[row, column] = 100 * np.mean(defined)
+    return rates
+
+
+def _heat_map(axis: Axes, rates: FloatArray) -> Collection:
+    """Draw rates with their numbers; a dash on grey where a rate is not defined."""
+    axis.set_facecolor("#EEEEEE")
+    seaborn.heatmap(
+        rates,
+        ax=axis,
+        mask=np.isnan(rates),
+        annot=np.vectorize(lambda rate: f"{round(rate, 1):g}")(rates),
+        fmt="",
+        annot_kws={"fontsize": 7},
+        cmap="Blues",
+        vmin=0,
+        vmax=100,
+        cbar=False,
+        linewidths=1,
+    )
+    for row, column in np.argwhere(np.isnan(rates)):
+        axis.text(column + 0.5, row + 0.5, "\N{EN DASH}", ha="center", va="center", fontsize=7)
+    axis.tick_params(length=0)
+    return axis.collections[0]
+
+
+@matplotlib.rc_context(style.RC)
+def partition(path: Path | str) -> Figure:
+    """Return how the samples of each class are divided: clients x classes, area = samples.
+
+    Args:
+        path: safetensors file with the tensor `counts` int64 [clients, C] and, when the classes
+            have names, their JSON list as the metadata entry `classes`.
+
+    Raises:
+        UserError: for a file that is missing, torn or without `counts`.
+    """
+    counts, classes = _read_partition(Path(path))
+    clients, C = counts.shape
+    figure = _figure(style.PAGE_WIDTH, 1.5 + 0.22 * C)
+    total, dots = figure.subplots(2, 1, sharex=True, height_ratios=[1, 0.45 * C])
+    total.bar(range(clients), counts.sum(axis=1), width=0.7, color=style.GREY)
+    total.set_ylabel("Samples")
+    y, x = np.meshgrid(range(C), range(clients))
+    diameter = 72 * min(9 / clients, 0.2)
+    area = diameter**2 / max(counts.max(), 1)
+    dots.scatter(x, y, s=counts * area, color=style.HONEST, alpha=0.85, linewidths=0)
+    dots.set(xlabel="Client", ylabel="Class", xlim=(-0.7, clients - 0.3), ylim=(C - 0.4, -0.6))
+    dots.set_yticks(range(C), classes)
+    dots.xaxis.get_major_locator().set_params(integer=True)
+    figure.align_ylabels()
+    _size_legend(figure, counts, area)
+    return figure
+
+
+def _read_partition(path: Path) -> tuple[np.ndarray, list[str]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            counts = file.get_tensor("counts")
+            names = json.loads((file.metadata() or {}).get("classes", "[]"))
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = (
+            "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+        )
+        raise UserError(f"the partition file {path} {reason}") from error
+    return counts, [str(name) for name in names or range(counts.shape[1])]
+
+
+def _size_legend(figure: Figure, counts: np.ndarray, area: float) -> None:
+    largest = int(counts.max())
+    sizes = sorted({max(1, round(largest * share)) for share in (0.1, 0.5, 1)})
+    handles = [
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker="o",
+            color=style.HONEST,
+            markeredgewidth=0,
+            markersize=(size * area) ** 0.5,
+            label=f"{size} samples",
+        )
+        for size in sizes
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(sizes))
+
+
+FIGURES: dict[str, Callable[..., Figure]] = {
+    "accuracy_over_rounds": accuracy_over_rounds,
+    "reconstruction_error": reconstruction_error,
+    "detection": detection,
+    "partition": partition,
+}
+"""Figures of runs take a list of `Run`; `partition` takes the path of a partition file."""
+
+
+@matplotlib.rc_context(style.RC)
+def write_figure(
+    figure: Figure, prefix: Path | str, formats: Sequence[Literal["png", "pdf"]] = ("png", "pdf")
+) -> None:
+    """Write a figure as PREFIX.png and PREFIX.pdf, the same bytes for the same figure.
+
+    Args:
+        figure: what a member of FIGURES returned.
+        prefix: path without ending; its folder is made when missing.
+        formats: which of the two to write.
+    """
+    undated: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    for ending in formats:
+        with written_whole(Path(f"{prefix}.{ending}")) as temporary:
+            figure.savefig(temporary, format=ending, metadata=undated[ending])
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _first_seen(names: Any) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _panels(labelled: list[LabelledRun], name: Callable[[LabelledRun], str]) -> list[Panel]:
+    """Group runs by block and name; titles tell what differs, the name on a line of its own."""
+    several_datasets = len({one.dataset for one in labelled}) > 1
+    groups: dict[tuple[Any, ...], Panel] = {}
+    for one in labelled:
+        parts = [style.display(one.dataset)] if several_datasets else []
+        parts += [f"{key} = {value_in_words(value)}" for key, value in one.extra.items()]
+        title = "\n".join(part for part in (", ".join(parts), name(one)) if part)
+        groups.setdefault((one.block, name(one)), (title, []))[1].append(one)
+    return list(groups.values())
+
+
+def _label_outer(figure: Figure, columns: int, x: str, y: str) -> None:
+    """Label the outer panels of a grid, also above a place where the last row ends early."""
+    axes = figure.axes
+    for index, axis in enumerate(axes):
+        lowest = index + columns >= len(axes)
+        axis.tick_params(labelbottom=lowest)
+        axis.set_xlabel(x if lowest else "")
+        axis.set_ylabel(y if index % columns == 0 else "")

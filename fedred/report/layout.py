@@ -1,0 +1,164 @@
+"""Blocks of printed cells, and their forms: Markdown, LaTeX and the terminal."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+DIGITS = 2
+"""Decimals of every printed number."""
+
+GAP = 3
+"""Blanks between two columns on a terminal."""
+
+UNDEFINED = "\N{EN DASH}"
+
+LATEX_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{letter: f"\\{letter}" for letter in "_%&#${}"},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number with its confidence half-width, None where not defined."""
+
+    mean: float | None = None
+    ci95: float | None = None
+    best: bool = False
+
+    def parts(self) -> tuple[str, str]:
+        """Return the number and its half-width as printed, empty when there is none."""
+        if self.mean is None:
+            return UNDEFINED, ""
+        return f"{self.mean:.{DIGITS}f}", "" if self.ci95 is None else f"{self.ci95:.{DIGITS}f}"
+
+    def text(self) -> str:
+        return "±".join(part for part in self.parts() if part)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table whose rows may be compared: some columns of words, then columns of numbers."""
+
+    title: str
+    words: list[str]
+    header: list[str]
+    rows: list[tuple[list[str], list[Cell]]]
+
+
+def markdown(blocks: list[Block]) -> str:
+    """Return the blocks as GitHub-flavoured Markdown tables under headings."""
+    return "\n".join(line for block in blocks for line in _markdown_block(block))
+
+
+def _markdown_block(block: Block) -> list[str]:
+    rule = ["---"] * len(block.words) + ["---:"] * len(block.header)
+    body = [
+        [_markdown_escaped(word) for word in words]
+        + [f"**{cell.text()}**" if cell.best else cell.text() for cell in cells]
+        for words, cells in block.rows
+    ]
+    header = [_markdown_escaped(title) for title in block.words + block.header]
+    lines = [f"| {' | '.join(line)} |" for line in [header, rule, *body]]
+    return [f"### {_markdown_escaped(block.title)}", "", *lines, ""]
+
+
+def _markdown_escaped(text: str) -> str:
+    return re.sub(r"([\\|*_<])", r"\\\1", text)
+
+
+def latex(blocks: list[Block]) -> str:
+    """Return the blocks, which have the same columns, as one tabular for `booktabs`."""
+    columns = "l" * len(blocks[0].words) + "r" * len(blocks[0].header)
+    header = " & ".join(latex_escaped(title) for title in blocks[0].words + blocks[0].header)
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        rf"{header} \\",
+        *(line for block in blocks for line in _latex_block(block, len(columns))),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_block(block: Block, width: int) -> Iterator[str]:
+    yield r"\midrule"
+    yield rf"\multicolumn{{{width}}}{{l}}{{\textit{{{latex_escaped(block.title)}}}}} \\"
+    previous: list[str] = []
+    for words, cells in block.rows:
+        shown = _without_repetition(words, previous)
+        if shown == words and previous and len(words) > 1:
+            yield r"\addlinespace"
+        entries = [latex_escaped(word) for word in shown] + [_latex_cell(cell) for cell in cells]
+        yield " & ".join(entries) + r" \\"
+        previous = words
+
+
+def _latex_cell(cell: Cell) -> str:
+    number, half_width = cell.parts()
+    number = number.replace(UNDEFINED, "--")
+    number = rf"\textbf{{{number}}}" if cell.best else number
+    return rf"{number}\,{{\scriptsize$\pm${half_width}}}" if half_width else number
+
+
+def latex_escaped(text: str) -> str:
+    """Return text in which LaTeX's special characters print as themselves."""
+    return "".join(LATEX_ESCAPES.get(letter, letter) for letter in text)
+
+
+def print_blocks(blocks: list[Block], console: Console) -> None:
+    """Print blocks on a terminal; one wider than it is cut into several with the same rows."""
+    for block in blocks:
+        console.print(Text(block.title, style="bold"))
+        for columns in _fitting(block, console.width):
+            console.print(_rich_table(block, columns), "", sep="\n")
+
+
+def _rich_table(block: Block, columns: list[int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in block.words:
+        table.add_column(title)
+    for column in columns:
+        table.add_column(block.header[column], justify="right", no_wrap=True)
+    previous: list[str] = []
+    for words, cells in block.rows:
+        shown = _without_repetition(words, previous)
+        numbers = [
+            Text(cells[column].text(), "bold" if cells[column].best else "") for column in columns
+        ]
+        table.add_row(*map(Text, shown), *numbers)
+        previous = words
+    return table
+
+
+def _fitting(block: Block, width: int) -> list[list[int]]:
+    """Divide the columns of numbers so that each part, of at least one, fits beside the words."""
+    texts = [[cell.text() for cell in cells] for _, cells in block.rows]
+    widths = [
+        max(len(title), *(len(row[column]) for row in texts)) + GAP
+        for column, title in enumerate(block.header)
+    ]
+    words = [[*titles] for titles in zip(block.words, *(row[0] for row in block.rows), strict=True)]
+    room = width - sum(max(map(len, column)) + GAP for column in words)
+    parts: list[list[int]] = [[]]
+    for column in range(len(widths)):
+        if parts[-1] and sum(widths[other] for other in parts[-1]) + widths[column] > room:
+            parts.append([])
+        parts[-1].append(column)
+    return parts
+
+
+def _without_repetition(words: list[str], previous: list[str]) -> list[str]:
+    """Blank all words but the last where they equal those of the row above."""
+    if len(words) > 1 and words[:-1] == previous[:-1]:
+        return [""] * (len(words) - 1) + words[-1:]
+    return words

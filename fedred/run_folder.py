@@ -1,0 +1,215 @@
+"""What a run reads and writes: checkpoints to resume from, results at the end."""
+
+import csv
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedred.errors import UserError
+from fedred.files import read_tensors, write_tensors, written_whole
+from fedred.provenance import code_fingerprint
+from fedred.simulation import Record, State
+
+log = logging.getLogger(__name__)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, whole or not at all; NaN becomes null."""
+    with written_whole(path) as temporary:
+        text = json.dumps(_without_nan(value), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and value != value else value
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run with these settings, made from this data.
+
+    Args:
+        path: the folder; made when something is written.
+        settings: resolved settings of the run, as plain values.
+        inputs: checksums of what the run is made from (data set, partition), by name.
+    """
+
+    path: Path
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of settings, inputs and code: a checkpoint of another one is never used."""
+        key = json.dumps([self.settings, self.inputs, code_fingerprint()], sort_keys=True)
+        return hashlib.sha256(key.encode()).hexdigest()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file to resume from."""
+        return self.path / "checkpoint.safetensors"
+
+    def is_complete(self) -> bool:
+        """Tell whether the finished results of these settings are here.
+
+        Raises:
+            UserError: when finished results of other settings are here; they are never overwritten.
+        """
+        summary = self.path / "run.json"
+        if not summary.exists():
+            return False
+        try:
+            found = json.loads(summary.read_text(encoding="utf-8"))["fingerprint"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{summary} is not the summary of a run: remove it first") from None
+        if found != self.fingerprint:
+            raise UserError(
+                f"{self.path} holds a finished run of other settings, data or code: "
+                "choose another folder with --out, or remove it first"
+            )
+        return True
+
+    def save_checkpoint(self, state: State, records: Sequence[Record]) -> None:
+        """Write the state and the history of all rounds so far, whole or not at all."""
+        marks = {"kind": "checkpoint", "fingerprint": self.fingerprint, "round": str(state.round)}
+        write_tensors({**_pack_state(state), **_pack_records(records)}, marks, self.checkpoint)
+
+    def load_checkpoint(self, device: torch.device) -> tuple[State, list[Record]] | None:
+        """Return where to resume, or None; a torn or foreign checkpoint is set aside with one line."""
+        if not self.checkpoint.exists():
+            return None
+        try:
+            tensors, marks = read_tensors(self.checkpoint, "checkpoint")
+        except UserError:
+            self._set_aside("is torn")
+            return None
+        if marks.get("fingerprint") != self.fingerprint:
+            self._set_aside("belongs to other settings, data or code")
+            return None
+        return _unpack_state(tensors, int(marks["round"]), device), _unpack_records(tensors)
+
+    def _set_aside(self, reason: str) -> None:
+        aside = self.checkpoint.with_suffix(".unusable")
+        os.replace(self.checkpoint, aside)
+        log.warning("%s %s: kept as %s, starting afresh", self.checkpoint, reason, aside.name)
+
+    def write_results(
+        self, state: State, records: Sequence[Record], summary: dict[str, Any]
+    ) -> None:
+        """Write the files of a finished run, `run.json` last, and remove the checkpoint."""
+        write_tensors(
+            {"weights": state.weights}, {"kind": "model"}, self.path / "model.safetensors"
+        )
+        _write_rounds(self.path / "rounds.csv", records)
+        _write_clients(self.path / "clients.parquet", records)
+        head = {"run": self.path.name, "settings": self.settings, "seed": self.settings["seed"]}
+        marks = {"fingerprint": self.fingerprint, "inputs": dict(self.inputs)}
+        write_json(self.path / "run.json", {**head, **summary, **marks})
+        self.checkpoint.unlink(missing_ok=True)
+
+
+STATE_TENSORS = ("weights", "previous_weights", "initial_weights", "excluded")
+
+
+def _pack_state(state: State) -> dict[str, Tensor]:
+    tensors = {f"state/{name}": getattr(state, name) for name in STATE_TENSORS}
+    tensors |= {f"defense/{name}": tensor for name, tensor in state.defense.items()}
+    tensors |= {f"attack/{name}": tensor for name, tensor in state.attack.items()}
+    return tensors
+
+
+def _unpack_state(tensors: Mapping[str, Tensor], round: int, device: torch.device) -> State:
+    own = {name: tensors[f"state/{name}"].to(device) for name in STATE_TENSORS}
+    return State(
+        round=round,
+        weights=own["weights"],
+        previous_weights=own["previous_weights"],
+        initial_weights=own["initial_weights"],
+        excluded=own["excluded"].cpu(),
+        defense=_below(tensors, "defense/", device),
+        attack=_below(tensors, "attack/", device),
+    )
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str, device: torch.device) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor.to(device)
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _pack_records(records: Sequence[Record]) -> dict[str, Tensor]:
+    """Stack the rounds: one float64 column a number, one matrix [rounds, clients] a client column."""
+    packed = {}
+    for part in ("summary", "seconds"):
+        for name in getattr(records[0], part) if records else ():
+            values = [getattr(record, part)[name] for record in records]
+            packed[f"{part}/{name}"] = torch.tensor(values, dtype=torch.float64)
+    for name in records[0].clients if records else ():
+        packed[f"clients/{name}"] = torch.stack([record.clients[name] for record in records])
+    return packed
+
+
+def _unpack_records(tensors: Mapping[str, Tensor]) -> list[Record]:
+    cpu = torch.device("cpu")
+    summary, seconds, clients = (
+        _below(tensors, f"{p}/", cpu) for p in ("summary", "seconds", "clients")
+    )
+    return [
+        Record(
+            {name: float(column[row]) for name, column in summary.items()},
+            {name: column[row] for name, column in clients.items()},
+            {name: float(column[row]) for name, column in seconds.items()},
+        )
+        for row in range(len(summary["round"]))
+    ]
+
+
+COUNTS = ("round", "participants", "trusted", "excluded")
+
+
+def _write_rounds(path: Path, records: Sequence[Record]) -> None:
+    """Write a row a round; an empty cell stands for a value that is undefined or not measured."""
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(records[0].summary)
+        for record in records:
+            writer.writerow([_cell(name, value) for name, value in record.summary.items()])
+
+
+def _cell(name: str, value: float) -> str:
+    if value != value:
+        return ""
+    return str(int(value)) if name in COUNTS else repr(float(value))
+
+
+def _write_clients(path: Path, records: Sequence[Record]) -> None:
+    """Write a row per round and client."""
+    import pyarrow as pa  # not needed to simulate, only to write
+    import pyarrow.parquet as pq
+
+    clients = len(records[0].clients["malicious"])
+    rounds = torch.tensor([int(record.summary["round"]) for record in records], dtype=torch.int32)
+    columns = {
+        "round": rounds.repeat_interleave(clients),
+        "client": torch.arange(clients, dtype=torch.int32).repeat(len(records)),
+    }
+    for name in records[0].clients:
+        columns[name] = torch.cat([record.clients[name] for record in records])
+    table = pa.table({name: pa.array(column.numpy()) for name, column in columns.items()})
+    with written_whole(path) as temporary:
+        pq.write_table(table, temporary)

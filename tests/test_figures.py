@@ -1,0 +1,285 @@
+"""Figures of made-up runs: what they draw is what the run folders hold."""
+
+import gc
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from run_folders import ATTACKS, DEFENSES, settings, write_grid, write_partition, write_run
+from safetensors.numpy import save_file
+from scipy import stats
+
+from fedred.errors import UserError
+from fedred.report import style
+from fedred.report.figures import ERROR_LIMIT, FIGURES, FIRST_ROUNDS, write_figure
+from fedred.report.runs import Run, load_runs
+
+SEEDS = (0, 1, 2)
+OF_RUNS = [name for name in FIGURES if name != "partition"]
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    return load_runs(write_grid(tmp_path_factory.mktemp("runs"), seeds=SEEDS))
+
+
+def of(runs: list[Run], attack: str, defense: str) -> list[Run]:
+    wanted = (attack, defense)
+    return [
+        run
+        for run in runs
+        if (run.settings["attack"]["name"], run.settings["defense"]["name"]) == wanted
+    ]
+
+
+def colors(figure: Figure) -> dict[str, str]:
+    """Colour of each line by its label, over all panels."""
+    lines = [line for axis in figure.axes for line in axis.lines]
+    pairs = {(str(line.get_label()), to_hex(line.get_color())) for line in lines}
+    assert len(pairs) == len(dict(pairs))
+    return dict(pairs)
+
+
+def line_of(figure: Figure, panel: int, label: str) -> Line2D:
+    (line,) = (one for one in figure.axes[panel].lines if one.get_label() == label)
+    return line
+
+
+def offsets(figure: Figure, panel: int) -> np.ndarray:
+    """Points [points, 2] of all dots of a panel."""
+    dots = [np.asarray(one.get_offsets()) for one in figure.axes[panel].collections]
+    return np.concatenate(dots)
+
+
+def test_accuracy_lines_are_means_of_the_runs(grid: list[Run]) -> None:
+    figure = FIGURES["accuracy_over_rounds"](grid)
+    assert [axis.get_title() for axis in figure.axes] == [style.display(name) for name in ATTACKS]
+    for panel, attack in enumerate(ATTACKS):
+        assert len(figure.axes[panel].lines) == len(DEFENSES)
+        assert figure.axes[panel].get_ylim() == (0, 1)
+        for defense in DEFENSES:
+            line = line_of(figure, panel, style.display(defense))
+            accuracy = np.array([run.rounds["accuracy"] for run in of(grid, attack, defense)])
+            np.testing.assert_allclose(np.asarray(line.get_ydata()), accuracy.mean(0))
+            np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 21))
+
+
+def test_accuracy_band_is_the_confidence_interval(grid: list[Run]) -> None:
+    runs = of(grid, "mpaf", "median")
+    (band,) = FIGURES["accuracy_over_rounds"](runs).axes[0].collections
+    accuracy = np.array([run.rounds["accuracy"] for run in runs])
+    low, high = stats.t.interval(0.95, 2, loc=accuracy.mean(0), scale=stats.sem(accuracy))
+    drawn = band.get_paths()[0].vertices
+    for number, (below, above) in enumerate(zip(low, high, strict=True), start=1):
+        heights = drawn[drawn[:, 0] == number, 1]
+        assert heights.min() == pytest.approx(below)
+        assert heights.max() == pytest.approx(above)
+
+
+def test_rounds_without_evaluation_are_skipped(tmp_path: Path) -> None:
+    accuracy = [np.nan if number % 5 else 0.5 for number in range(1, 21)]
+    (run,) = load_runs([write_run(tmp_path / "run", settings("mpaf"), accuracy=accuracy)])
+    figure = FIGURES["accuracy_over_rounds"]([run])
+    assert list(figure.axes[0].lines[0].get_xdata()) == [5, 10, 15, 20]
+    assert not figure.axes[0].collections
+
+
+def test_colour_belongs_to_the_defense(grid: list[Run]) -> None:
+    everything = colors(FIGURES["accuracy_over_rounds"](grid))
+    one = colors(FIGURES["accuracy_over_rounds"](of(grid, "mpaf", "fedredefense")))
+    assert one == {"FedREDefense": style.LINES["fedredefense"][0].lower()}
+    assert one.items() <= everything.items()
+    assert len(set(everything.values())) == len(DEFENSES)
+
+
+def test_no_two_defenses_have_the_same_line() -> None:
+    assert len(set(style.LINES.values())) == len(style.LINES)
+    assert style.line("fedredefense (threshold=0.8)") == style.LINES["fedredefense"]
+    assert style.line("not_known_here") == style.OTHER_LINE
+
+
+def test_variants_share_the_colour_and_differ_in_markers(tmp_path: Path) -> None:
+    runs = load_runs(
+        write_run(tmp_path / str(value), settings("mpaf", "fedredefense", defense__threshold=value))
+        for value in (0.5, 0.6)
+    )
+    first, second = FIGURES["accuracy_over_rounds"](runs).axes[0].lines
+    assert first.get_color() == second.get_color()
+    assert first.get_marker() != second.get_marker()
+
+
+def test_reconstruction_errors_are_those_of_the_clients(grid: list[Run]) -> None:
+    figure = FIGURES["reconstruction_error"](grid)
+    errors, iterations = (offsets(figure, panel) for panel in (0, 1))
+    assert len(figure.axes) == 2
+    for position, attack in enumerate(ATTACKS):
+        near = np.abs(errors[:, 0] - position) < 0.5
+        rows = [run.clients for run in of(grid, attack, "fedredefense")]
+        rows = [part[(part["round"] <= FIRST_ROUNDS) & part["score"].notna()] for part in rows]
+        scores = np.concatenate([part["score"] for part in rows])
+        steps = np.concatenate([part["iterations"] for part in rows])
+        np.testing.assert_allclose(np.sort(errors[near, 1]), np.sort(scores))
+        np.testing.assert_array_equal(np.sort(iterations[near, 1]), np.sort(steps))
+
+
+def test_honest_and_malicious_dots_have_their_colours(grid: list[Run]) -> None:
+    runs = of(grid, "mpaf", "fedredefense")
+    honest, malicious = FIGURES["reconstruction_error"](runs).axes[0].collections
+    assert to_hex(honest.get_facecolor()[0]) == style.HONEST.lower()
+    assert to_hex(malicious.get_facecolor()[0]) == style.MALICIOUS.lower()
+    # Excluded at once: each malicious client of each seed is judged a single time.
+    assert len(malicious.get_offsets()) == 5 * len(SEEDS)
+    assert np.asarray(malicious.get_offsets())[:, 1].min() > 0.6
+
+
+@pytest.mark.parametrize("threshold", [0.45, 0.8])
+def test_threshold_line_is_the_configured_one(threshold: float, tmp_path: Path) -> None:
+    made = settings("mpaf", "fedredefense", defense__threshold=threshold)
+    figure = FIGURES["reconstruction_error"](load_runs([write_run(tmp_path / "run", made)]))
+    (line,) = figure.axes[0].lines
+    assert list(line.get_ydata()) == [threshold, threshold]
+
+
+def test_each_threshold_has_its_own_panels(tmp_path: Path) -> None:
+    runs = load_runs(
+        write_run(tmp_path / str(value), settings("mpaf", "fedredefense", defense__threshold=value))
+        for value in (0.5, 0.6)
+    )
+    figure = FIGURES["reconstruction_error"](runs)
+    assert len(figure.axes) == 4
+    assert [list(figure.axes[panel].lines[0].get_ydata()) for panel in (0, 2)] == [
+        [0.5, 0.5],
+        [0.6, 0.6],
+    ]
+
+
+def test_errors_beyond_the_limit_are_drawn_at_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", settings("mpaf", "fedredefense"))
+    (run,) = load_runs([folder])
+    run.clients.loc[run.clients["malicious"], "score"] = np.inf
+    malicious = FIGURES["reconstruction_error"]([run]).axes[0].collections[1]
+    assert (np.asarray(malicious.get_offsets())[:, 1] == ERROR_LIMIT).all()
+
+
+def test_detection_shows_rates_in_percent(grid: list[Run]) -> None:
+    figure = FIGURES["detection"](grid)
+    false_positives, false_negatives, _ = figure.axes
+    np.testing.assert_allclose(false_positives.images[0].get_array(), [[95] * 6, [0] * 6])
+    missed = np.ma.filled(np.ma.masked_invalid(false_negatives.images[0].get_array()), -1)
+    np.testing.assert_allclose(missed, [[-1, 5, 5, 5, 5, 5], [-1, 100, 0, 0, 0, 0]])
+    texts = [text.get_text() for text in false_negatives.texts]
+    assert texts[:2] == ["\N{EN DASH}", "5"]
+    labels = [label.get_text() for label in false_positives.get_yticklabels()]
+    assert labels == ["Krum", "FedREDefense"]
+
+
+def test_partition_dots_are_the_counts(tmp_path: Path) -> None:
+    counts = write_partition(tmp_path / "partition.safetensors")
+    figure = FIGURES["partition"](tmp_path / "partition.safetensors")
+    total, dots = figure.axes
+    heights = [bar.get_height() for bar in total.patches]
+    np.testing.assert_array_equal(heights, counts.sum(1))
+    (points,) = dots.collections
+    np.testing.assert_array_equal(
+        np.asarray(points.get_offsets()), [(i, c) for i in range(20) for c in range(10)]
+    )
+    areas = points.get_sizes()
+    np.testing.assert_allclose(areas / areas.max(), counts.ravel() / counts.max())
+
+
+def test_partition_shows_names_of_classes(tmp_path: Path) -> None:
+    path = tmp_path / "partition.safetensors"
+    names = ["cat", "dog", "a_b"]
+    counts = np.array([[1, 2, 3], [4, 0, 6]], dtype=np.int64)
+    save_file({"counts": counts}, path, metadata={"classes": json.dumps(names)})
+    axis = FIGURES["partition"](path).axes[1]
+    assert [label.get_text() for label in axis.get_yticklabels()] == names
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_written_twice_the_bytes_are_the_same(name: str, grid: list[Run], tmp_path: Path) -> None:
+    write_partition(tmp_path / "partition.safetensors")
+    source = tmp_path / "partition.safetensors" if name == "partition" else grid
+    for folder in ("first", "second"):
+        write_figure(FIGURES[name](source), tmp_path / folder / "figure.v1")
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == [
+        "figure.v1.pdf",
+        "figure.v1.png",
+    ]
+    for ending in ("png", "pdf"):
+        first, second = (
+            tmp_path / folder / f"figure.v1.{ending}" for folder in ("first", "second")
+        )
+        assert first.read_bytes() == second.read_bytes()
+        assert first.stat().st_size > 5000
+
+
+def test_settings_of_matplotlib_stay_as_they_were(grid: list[Run], tmp_path: Path) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    write_figure(FIGURES["accuracy_over_rounds"](grid), tmp_path / "figure")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_text_stays_inside_the_page(grid: list[Run], tmp_path: Path) -> None:
+    write_partition(tmp_path / "partition.safetensors")
+    figures = [FIGURES[name](grid) for name in OF_RUNS]
+    for figure in [*figures, FIGURES["partition"](tmp_path / "partition.safetensors")]:
+        figure.draw_without_rendering()
+        width, height = figure.get_size_inches()
+        box = figure.get_tightbbox()
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+
+
+def test_figures_do_not_pile_up(grid: list[Run]) -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(type(one) is Figure for one in gc.get_objects())
+
+    before = alive()
+    for _ in range(3):
+        FIGURES["accuracy_over_rounds"](of(grid, "mpaf", "fedavg"))
+    assert alive() == before
+
+
+def test_one_format_alone_can_be_written(grid: list[Run], tmp_path: Path) -> None:
+    figure = FIGURES["detection"](grid)
+    write_figure(figure, tmp_path / "figure", formats=("png",))
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+
+
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_no_runs_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="no runs"):
+        FIGURES[name]([])
+
+
+@pytest.mark.parametrize("name", ["reconstruction_error", "detection"])
+def test_runs_without_what_is_shown_are_refused(name: str, grid: list[Run]) -> None:
+    with pytest.raises(UserError, match="needs a run"):
+        FIGURES[name](of(grid, "mpaf", "fedavg"))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"torn"])
+def test_missing_or_torn_partition_is_named(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "partition.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        FIGURES["partition"](path)
+
+
+def test_partition_without_counts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "partition.safetensors"
+    save_file({"owners": np.zeros(3)}, path)
+    with pytest.raises(UserError, match="counts"):
+        FIGURES["partition"](path)

@@ -1,0 +1,377 @@
+"""Tables of made-up runs against numbers worked out here."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from run_folders import ATTACKS, DEFENSES, settings, write_grid, write_run
+from scipy import stats
+
+from fedred.errors import UserError
+from fedred.report.runs import Run, load_runs
+from fedred.report.style import DISPLAY_NAMES, HIGHER_IS_BETTER
+from fedred.report.tables import DETECTION, PERFORMANCE, TABLES, print_table, write_table
+
+DASH = "\N{EN DASH}"
+REGISTRY_NAMES = {shown: name for name, shown in DISPLAY_NAMES.items()}
+
+
+def accuracy_runs(root: Path, values: dict[str, float], attack: str = "mpaf") -> list[Run]:
+    """One run a defense, with the given final accuracy."""
+    return load_runs(
+        write_run(root / name, settings(attack, name), {"accuracy": value}, selects=False)
+        for name, value in values.items()
+    )
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    return load_runs(write_grid(tmp_path_factory.mktemp("runs"), seeds=(0, 1, 2)))
+
+
+def select(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def markdown_tables(text: str) -> list[tuple[str, pd.DataFrame]]:
+    """Read Markdown back: the title and the cells of each table."""
+    tables = []
+    for part in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
+        title, _, *lines = part.strip().splitlines()
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        tables.append((title, pd.DataFrame(rows[2:], columns=rows[0])))
+    return tables
+
+
+def number(cell: str) -> float:
+    return np.nan if cell == DASH else float(cell.strip("*").split("±")[0])
+
+
+def test_mean_deviation_and_interval_over_seeds(tmp_path: Path) -> None:
+    values = [0.91, 0.93, 0.98, 0.90]
+    runs = load_runs(
+        write_run(tmp_path / str(seed), settings("mpaf", "median", seed), {"accuracy": value})
+        for seed, value in enumerate(values)
+    )
+    row = select(TABLES["performance"](runs), metric="accuracy").iloc[0]
+    percent = 100 * np.array(values)
+    low, high = stats.t.interval(0.95, 3, loc=percent.mean(), scale=stats.sem(percent))
+    assert row["mean"] == pytest.approx(93.0)
+    assert row["std"] == pytest.approx(percent.std(ddof=1))
+    assert row["ci95"] == pytest.approx((high - low) / 2)
+    assert row["n"] == 4
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    runs = accuracy_runs(tmp_path, {"fedavg": 0.5})
+    row = select(TABLES["performance"](runs), metric="accuracy").iloc[0]
+    assert row["mean"] == 50
+    assert row["n"] == 1
+    assert np.isnan(row["std"])
+    assert np.isnan(row["ci95"])
+
+
+def test_undefined_values_are_left_out_of_the_mean(tmp_path: Path) -> None:
+    rates = [0.1, None, 0.3]
+    runs = load_runs(
+        write_run(tmp_path / str(seed), settings("dba", "median", seed), final(rate))
+        for seed, rate in enumerate(rates)
+    )
+    row = select(TABLES["performance"](runs), metric="attack_success_rate").iloc[0]
+    assert row["mean"] == pytest.approx(20)
+    assert row["n"] == 2
+
+
+def final(rate: float | None) -> dict[str, float | None]:
+    return {"attack_success_rate": rate}
+
+
+def test_frame_holds_every_method_in_the_order_of_the_runs(grid: list[Run]) -> None:
+    frame = TABLES["performance"](grid)
+    expected = ["dataset", "attack", "defense", "metric", "mean", "std", "ci95", "n"]
+    assert list(frame.columns) == expected
+    assert tuple(frame["attack"].unique()) == ATTACKS
+    assert tuple(frame["defense"].unique()) == DEFENSES
+    assert len(frame) == len(ATTACKS) * len(DEFENSES) * len(PERFORMANCE)
+
+
+def test_order_of_seeds_does_not_matter(grid: list[Run]) -> None:
+    backwards = [run for seed in (2, 1, 0) for run in grid if run.settings["seed"] == seed]
+    pd.testing.assert_frame_equal(TABLES["performance"](grid), TABLES["performance"](backwards))
+
+
+def test_detection_takes_selecting_runs_only(grid: list[Run]) -> None:
+    frame = TABLES["detection"](grid)
+    assert set(frame["defense"]) == {"krum", "fedredefense"}
+    assert set(frame["metric"]) == set(DETECTION)
+    flipped = select(frame, attack="label_flip", defense="fedredefense").set_index("metric")
+    assert flipped.loc["AFNR", "mean"] == 100
+    assert flipped.loc["AAR", "mean"] == 20
+    assert flipped.loc["ADACC", "mean"] == 75
+    peaceful = select(frame, attack="none", metric="FNR")
+    assert peaceful["mean"].isna().all()
+    assert (peaceful["n"] == 0).all()
+
+
+def test_options_that_differ_become_labels(tmp_path: Path) -> None:
+    made = [
+        settings("scaling", "fedredefense"),
+        settings("scaling", "fedredefense", attack__factor=10.0),
+        settings("scaling", "fedredefense", defense__aggregator__name="median"),
+        settings("mpaf", "fedavg"),
+    ]
+    runs = load_runs(write_run(tmp_path / str(i), one) for i, one in enumerate(made))
+    frame = TABLES["performance"](runs)
+    assert list(frame["attack"].unique()) == ["scaling (factor=3)", "scaling (factor=10)", "mpaf"]
+    assert list(frame["defense"].unique()) == [
+        "fedredefense (aggregator.name=mean)",
+        "fedredefense (aggregator.name=median)",
+        "fedavg",
+    ]
+    assert list(frame.columns[3:4]) == ["metric"]
+
+
+def test_other_settings_that_differ_become_columns(tmp_path: Path) -> None:
+    made = [
+        settings("mpaf", "median", seed, partition__alpha=alpha, training__lr=alpha / 10)
+        for alpha in (0.1, 1.0)
+        for seed in (0, 1)
+    ]
+    runs = load_runs(write_run(tmp_path / str(i), one) for i, one in enumerate(made))
+    frame = TABLES["performance"](runs)
+    assert list(frame.columns[3:6]) == ["partition.alpha", "training.lr", "metric"]
+    assert list(select(frame, metric="accuracy")["n"]) == [2, 2]
+    write_table(frame, "performance", tmp_path / "table")
+    titles = [title for title, _ in markdown_tables((tmp_path / "table.md").read_text())]
+    assert titles == [
+        f"Digits, partition.alpha = {alpha:g}, training.lr = {alpha / 10:g}: Accuracy (%)"
+        for alpha in (0.1, 1.0)
+    ]
+
+
+def test_sections_that_differ_by_name_become_one_column(tmp_path: Path) -> None:
+    made = [
+        settings(partition={"name": "iid", "clients": 20}),
+        settings(partition={"name": "dirichlet", "clients": 20, "alpha": 0.1}),
+        settings(partition={"name": "dirichlet", "clients": 20, "alpha": 1.0}),
+    ]
+    runs = load_runs(write_run(tmp_path / str(i), one) for i, one in enumerate(made))
+    frame = select(TABLES["performance"](runs), metric="accuracy")
+    assert list(frame["partition"]) == ["iid", "dirichlet (alpha=0.1)", "dirichlet (alpha=1)"]
+    assert "partition.alpha" not in frame
+
+
+def test_each_data_set_may_have_its_own_protocol(tmp_path: Path) -> None:
+    made = [
+        settings("mpaf", defense, dataset__name=name, training__lr=lr)
+        for name, lr in (("digits", 0.1), ("cifar10", 0.001))
+        for defense in ("fedavg", "krum")
+    ]
+    runs = load_runs(write_run(tmp_path / str(i), one) for i, one in enumerate(made))
+    frame = TABLES["performance"](runs)
+    assert list(frame["dataset"].unique()) == ["digits", "cifar10"]
+    assert "training.lr" not in frame
+
+
+def test_clean_baseline_shares_the_table_but_not_a_sweep_of_malicious(tmp_path: Path) -> None:
+    made = [settings("none"), settings("mpaf")]
+    runs = load_runs(write_run(tmp_path / str(i), one) for i, one in enumerate(made))
+    assert "malicious" not in TABLES["performance"](runs)
+    sweep = write_run(tmp_path / "sweep", settings("mpaf", malicious=2))
+    frame = select(TABLES["performance"]([*runs, *load_runs([sweep])]), metric="accuracy")
+    assert list(frame["malicious"]) == [0, 5, 2]
+
+
+def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
+    runs = load_runs(write_run(tmp_path / name, settings("mpaf")) for name in ("one", "two"))
+    with pytest.raises(UserError, match=r"one and .*two have the same settings and seed"):
+        TABLES["performance"](runs)
+
+
+def test_best_is_bold_also_when_it_is_shared(tmp_path: Path) -> None:
+    values = {"fedavg": 0.50001, "median": 0.93001, "krum": 0.4, "fedredefense": 0.92999}
+    frame = TABLES["performance"](accuracy_runs(tmp_path, values))
+    write_table(frame, "performance", tmp_path / "table")
+    ((_, table),) = markdown_tables((tmp_path / "table.md").read_text())
+    assert list(table.iloc[0]) == ["MPAF", "50.00", "**93.00**", "40.00", "**93.00**"]
+    tex = (tmp_path / "table.tex").read_text()
+    assert r"MPAF & 50.00 & \textbf{93.00} & 40.00 & \textbf{93.00} \\" in tex
+
+
+def test_a_number_without_rival_is_not_bold(tmp_path: Path) -> None:
+    frame = TABLES["performance"](accuracy_runs(tmp_path, {"fedavg": 0.9}))
+    write_table(frame, "performance", tmp_path / "table")
+    assert "**" not in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("metric", DETECTION)
+def test_direction_of_detection_metrics(metric: str, tmp_path: Path) -> None:
+    runs = load_runs(
+        write_run(tmp_path / name, settings("mpaf", name), {metric: value})
+        for name, value in (("krum", 0.2), ("fedredefense", 0.7))
+    )
+    write_table(TABLES["detection"](runs), "detection", tmp_path / "table")
+    ((_, table),) = markdown_tables((tmp_path / "table.md").read_text())
+    bold = [cell.startswith("**") for cell in table[metric]]
+    assert bold == ([False, True] if HIGHER_IS_BETTER[metric] else [True, False])
+
+
+def test_undefined_and_missing_cells_are_a_dash(tmp_path: Path) -> None:
+    made = [settings("none", "krum"), settings("mpaf", "krum"), settings("mpaf", "fedredefense")]
+    runs = load_runs(write_run(tmp_path / str(i), one) for i, one in enumerate(made))
+    write_table(TABLES["performance"](runs), "performance", tmp_path / "performance")
+    ((_, table),) = markdown_tables((tmp_path / "performance.md").read_text())
+    assert table.loc[0, "FedREDefense"] == DASH
+    write_table(TABLES["detection"](runs), "detection", tmp_path / "detection")
+    ((_, table),) = markdown_tables((tmp_path / "detection.md").read_text())
+    assert table.loc[0, "FNR"] == DASH
+    assert " -- " in (tmp_path / "detection.tex").read_text()
+
+
+def test_performance_markdown_says_what_the_csv_says(grid: list[Run], tmp_path: Path) -> None:
+    write_table(TABLES["performance"](grid), "performance", tmp_path / "table")
+    tidy = pd.read_csv(tmp_path / "table.csv", keep_default_na=False, na_values=[""])
+    tables = markdown_tables((tmp_path / "table.md").read_text())
+    metrics = [REGISTRY_NAMES[title.split(": ")[1]] for title, _ in tables]
+    assert metrics == list(PERFORMANCE)
+    told = 0
+    for metric, (_, table) in zip(metrics, tables, strict=True):
+        for attack, *cells in table.itertuples(index=False):
+            for defense, cell in zip(table.columns[1:], cells, strict=True):
+                names = {"attack": REGISTRY_NAMES[attack], "defense": REGISTRY_NAMES[defense]}
+                (row,) = select(tidy, metric=metric, **names).to_dict("records")
+                assert number(cell) == pytest.approx(row["mean"], abs=0.0051)
+                assert float(cell.strip("*").split("±")[1]) == pytest.approx(
+                    row["ci95"], abs=0.0051
+                )
+                told += 1
+    assert told == tidy["mean"].notna().sum()
+
+
+def test_detection_markdown_says_what_the_csv_says(grid: list[Run], tmp_path: Path) -> None:
+    write_table(TABLES["detection"](grid), "detection", tmp_path / "table")
+    tidy = pd.read_csv(tmp_path / "table.csv", keep_default_na=False, na_values=[""])
+    ((_, table),) = markdown_tables((tmp_path / "table.md").read_text())
+    assert len(table) * len(DETECTION) == len(tidy)
+    for attack, defense, *cells in table.itertuples(index=False):
+        names = {"attack": REGISTRY_NAMES[attack], "defense": REGISTRY_NAMES[defense]}
+        means = [select(tidy, metric=metric, **names)["mean"].item() for metric in DETECTION]
+        assert [number(cell) for cell in cells] == pytest.approx(means, abs=0.0051, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_latex_is_balanced(name: str, grid: list[Run], tmp_path: Path) -> None:
+    write_table(TABLES[name](grid), name, tmp_path / "table")
+    text = (tmp_path / "table.tex").read_text()
+    (columns,) = re.findall(r"\\begin\{tabular\}\{([lr]+)\}", text)
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    for row in rows:
+        spans = [int(width) - 1 for width in re.findall(r"\\multicolumn\{(\d+)\}", row)]
+        assert len(re.findall(r"(?<!\\)&", row)) + 1 + sum(spans) == len(columns)
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    assert text.count(r"\begin") == text.count(r"\end") == 1
+    assert text.isascii()
+
+
+def test_latex_and_markdown_escape_names(tmp_path: Path) -> None:
+    made = [
+        settings("new_attack", "fedavg", dataset__name="my_data & 100%"),
+        settings("new_attack", "fedavg", dataset__name="my_data & 100%", attack__mode="a|b"),
+        settings("new_attack", "fedavg", dataset__name="my_data & 100%", attack__mode="#1"),
+    ]
+    runs = load_runs(write_run(tmp_path / str(i), one) for i, one in enumerate(made))
+    write_table(TABLES["performance"](runs), "performance", tmp_path / "table")
+    tex, md = (tmp_path / "table.tex").read_text(), (tmp_path / "table.md").read_text()
+    assert r"\textit{my\_data \& 100\%: Accuracy (\%)}" in tex
+    assert r"new\_attack (mode=\#1)" in tex
+    assert r"new\_attack (mode=a\|b)" in md
+    assert not re.search(r"(?<!\\)_", tex.replace(r"\usepackage", ""))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_written_twice_the_bytes_are_the_same(name: str, grid: list[Run], tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        write_table(TABLES[name](grid), name, tmp_path / folder / "table.v1")
+    written = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert written == ["table.v1.csv", "table.v1.md", "table.v1.tex"]
+    for path in written:
+        first, second = (tmp_path / folder / path for folder in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_terminal_is_plain_when_piped_and_fits(name: str, grid: list[Run]) -> None:
+    frame, output = TABLES[name](grid), io.StringIO()
+    print_table(frame, name, Console(file=output, width=100))
+    text = output.getvalue()
+    assert "\x1b" not in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 100
+    means = frame["mean"].dropna()
+    assert len(re.findall(r"\d\.\d\d±", text)) == len(means)
+
+
+def test_terminal_shows_the_title(tmp_path: Path) -> None:
+    frame, output = TABLES["performance"](accuracy_runs(tmp_path, {"krum": 0.5})), io.StringIO()
+    console = Console(file=output, width=100)
+    print_table(frame, "performance", console, title="laptop [best]")
+    assert output.getvalue().startswith("laptop [best] ")
+
+
+def test_terminal_shows_the_best_in_bold(tmp_path: Path) -> None:
+    runs = accuracy_runs(tmp_path, {"fedavg": 0.5, "median": 0.9})
+    output = io.StringIO()
+    console = Console(file=output, width=100, force_terminal=True, color_system="standard")
+    print_table(TABLES["performance"](runs), "performance", console)
+    assert re.search(r"\x1b\[1m *90\.00", output.getvalue())
+    assert not re.search(r"\x1b\[1m *50\.00", output.getvalue())
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_runs_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="no runs"):
+        TABLES[name]([])
+
+
+def test_detection_without_selecting_defense_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="accepts or rejects"):
+        TABLES["detection"](accuracy_runs(tmp_path, {"fedavg": 0.5}))
+
+
+def test_unknown_table_is_refused(grid: list[Run], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'detection'"):
+        write_table(TABLES["detection"](grid), "detections", tmp_path / "table")
+
+
+@pytest.mark.parametrize("content", [None, "", '{"run": "x"', "{}", "[]", '{"settings": 1}'])
+def test_missing_or_torn_run_is_named(content: str | None, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", settings())
+    path = folder / "run.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        load_runs([folder])
+
+
+@pytest.mark.parametrize("name", ["rounds.csv", "clients.parquet"])
+@pytest.mark.parametrize("share", [None, 0.0, 0.3, 0.99])
+def test_missing_or_torn_files_are_named(name: str, share: float | None, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", settings())
+    path = folder / name
+    whole = path.read_bytes()
+    path.unlink() if share is None else path.write_bytes(whole[: int(share * len(whole))])
+    (run,) = load_runs([folder])
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        _ = run.rounds if name == "rounds.csv" else run.clients
+
+
+def test_lacking_metric_is_named(tmp_path: Path) -> None:
+    (run,) = load_runs([write_run(tmp_path / "run", settings())])
+    del run.final["accuracy"]
+    with pytest.raises(UserError, match=r"run\.json has no final accuracy"):
+        TABLES["performance"]([run])
