@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -178,13 +179,15 @@ def summary(
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
 ) -> None:
     """Print the tables of a finished workflow and say where its results lie."""
-    from fedred.config import make_plan, read_yaml
+    from fedred.config import read_yaml
+    from fedred.plan import make_plan
     from fedred.report.runs import load_runs
     from fedred.report.tables import TABLES, print_table
 
-    plan, console = make_plan(read_yaml(config)), Console()
-    for experiment, runs in plan.experiments.items():
-        loaded = load_runs([results / "runs" / run for run in runs])
+    console = Console()
+    plan = replace(make_plan(read_yaml(config)), results=str(results))
+    for experiment in plan.experiments:
+        loaded = load_runs(plan.run_folders(experiment))
         for name in plan.tables[experiment]:
             print_table(TABLES[name](loaded), name, console, title=f"{experiment}: {name}")
     for kind in ("tables", "figures", "report.html"):

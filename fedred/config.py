@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import MISSING, dataclass, field, is_dataclass
+from dataclasses import MISSING, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_type_hints
@@ -80,7 +80,7 @@ class MethodOptions(Strict):
 
 
 @cache
-def options_model(method: Any, name: str | None = None) -> type[MethodOptions]:
+def options_model(method: Any, name: str | None) -> type[MethodOptions]:
     """Return the pydantic model of a method's declared options, with its name as a constant key."""
     hints = get_type_hints(method)
     fields: dict[str, Any] = {} if name is None else {"name": (Literal[name], name)}
@@ -102,7 +102,7 @@ def options_model(method: Any, name: str | None = None) -> type[MethodOptions]:
 def _field_type(hint: Any) -> Any:
     if hint is Defense:
         return family_type("defense", _plain(DEFENSES))
-    return options_model(hint) if isinstance(hint, type) and is_dataclass(hint) else hint
+    return options_model(hint, None) if isinstance(hint, type) and is_dataclass(hint) else hint
 
 
 def _plain(family: Mapping[str, type]) -> dict[str, type]:
@@ -149,7 +149,7 @@ class _Settings(Strict):
     """Cross checks of a run's settings; the fields are added below from the registries."""
 
     @model_validator(mode="after")
-    def _malicious_among_clients(self) -> Self:
+    def _malicious_clients(self) -> Self:
         clients, malicious = self.partition.clients, self.malicious  # type: ignore[attr-defined]
         if malicious > clients:
             raise PydanticCustomError(
@@ -157,7 +157,9 @@ class _Settings(Strict):
                 "malicious is {malicious}, but there are only {clients} clients",
                 {"malicious": malicious, "clients": clients},
             )
-        return self
+        # One run, whatever the number of malicious clients elsewhere in a grid.
+        harmless = self.attack.name == "none" and malicious  # type: ignore[attr-defined]
+        return self.model_copy(update={"malicious": 0}) if harmless else self
 
     @property
     def run_id(self) -> str:
@@ -174,11 +176,18 @@ Settings: Any = create_model(
     partition=_family("partition", "balanced_dirichlet", "which client holds which images"),
     model=_family("model", "convnet", "the network"),
     training=(
-        options_model(LocalTraining),
-        Field(options_model(LocalTraining)(), description="local training of every client"),
+        options_model(LocalTraining, None),
+        Field(options_model(LocalTraining, None)(), description="local training of every client"),
     ),
     attack=_family("attack", "none", "what the malicious clients do"),
-    malicious=(int, Field(0, ge=0, description="number of malicious clients: those of highest id")),
+    malicious=(
+        int,
+        Field(
+            0,
+            ge=0,
+            description="number of malicious clients, those of highest id; 0 when the attack is none",
+        ),
+    ),
     defense=_family("defense", "fedavg", "how the server aggregates"),
     participation=(
         float,
@@ -201,8 +210,12 @@ class Experiment(Strict):
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [0], min_length=1, description="seeds of every combination"
     )
-    tables: list[Literal[TABLES]] = Field(list(TABLES), description="tables to make")  # type: ignore[valid-type]
-    figures: list[Literal[FIGURES]] = Field(list(FIGURES), description="figures to draw")  # type: ignore[valid-type]
+    tables: list[Literal[TABLES]] | None = Field(  # type: ignore[valid-type]
+        None, description="tables to make; null: all that the runs can feed"
+    )
+    figures: list[Literal[FIGURES]] | None = Field(  # type: ignore[valid-type]
+        None, description="figures to draw; null: all that the runs can feed"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -224,75 +237,10 @@ class Config(Strict):
     )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything a configuration asks for: ids and settings, as plain values.
-
-    runs: run id -> settings; datasets: id -> settings; partitions: id -> (dataset id, settings, seed);
-    experiments: name -> run ids; tables and figures: the names of each experiment.
-    """
-
-    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    partitions: dict[str, tuple[str, dict[str, Any], int]] = field(default_factory=dict)
-    experiments: dict[str, list[str]] = field(default_factory=dict)
-    tables: dict[str, list[str]] = field(default_factory=dict)
-    figures: dict[str, list[str]] = field(default_factory=dict)
-
-    def dataset_of(self, run: str) -> str:
-        """Return the id of the data set of a run."""
-        return dataset_id(self.runs[run]["dataset"])
-
-    def partition_of(self, run: str) -> str:
-        """Return the id of the partition of a run."""
-        return partition_id(self.runs[run])
-
-
 def short_hash(value: Any) -> str:
     """Return eight hex digits of the SHA-256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def dataset_id(dataset: Mapping[str, Any]) -> str:
-    """Return the id of a data set: its name, and a hash of its options if it has any."""
-    options = {key: value for key, value in dataset.items() if key != "name"}
-    return f"{dataset['name']}-{short_hash(options)}" if options else str(dataset["name"])
-
-
-def partition_id(settings: Mapping[str, Any]) -> str:
-    """Return the id of a run's partition, shared by all runs with the same data, options and seed."""
-    partition, seed = settings["partition"], settings["seed"]
-    key = short_hash([settings["dataset"], partition, seed])
-    return f"{settings['dataset']['name']}-{partition['name']}-s{seed}-{key}"
-
-
-def make_plan(raw: Mapping[str, Any]) -> Plan:
-    """Check a configuration and list its runs.
-
-    Raises:
-        UserError: with one sentence for each mistake: the key's path, the value, what is allowed.
-    """
-    raw = readable_numbers(raw)
-    config = validated(Config, raw, "")
-    plan = Plan()
-    for name, experiment in config.experiments.items():
-        settings = list(expand(raw["experiments"][name] or {}, experiment, f"experiments.{name}"))
-        plan.experiments[name] = list(dict.fromkeys(run.run_id for run in settings))
-        plan.tables[name], plan.figures[name] = experiment.tables, experiment.figures
-        for run in settings:
-            _add_run(plan, run.run_id, run.model_dump())
-    return plan
-
-
-def _add_run(plan: Plan, run: str, settings: dict[str, Any]) -> None:
-    plan.runs[run] = settings
-    plan.datasets[dataset_id(settings["dataset"])] = settings["dataset"]
-    plan.partitions[partition_id(settings)] = (
-        dataset_id(settings["dataset"]),
-        settings["partition"],
-        settings["seed"],
-    )
 
 
 def expand(raw: Mapping[str, Any], experiment: Experiment, path: str) -> Iterable[Any]:
@@ -370,9 +318,10 @@ def _sentence(detail: ErrorDetails, raw: Any, path: str, replaced: str) -> str:
     where = ".".join([path, *location] if path else location) or "the configuration"
     if detail["type"] in ("unknown_key", "unknown_method", "too_many", "seed"):
         return f"{where}: {detail['msg']}"
-    value = detail["input"] if detail["type"] != "missing" else "missing"
+    if detail["type"] == "missing":
+        return f"{where} is missing: it is required"
     reason = detail["msg"].replace("Input should be", "it must be")
-    return f"{where} is {_shown(value)}: {reason[0].lower()}{reason[1:]}{_near(detail)}"
+    return f"{where} is {_shown(detail['input'])}: {reason[0].lower()}{reason[1:]}{_near(detail)}"
 
 
 def _shown(value: Any) -> str:

@@ -40,14 +40,14 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def told(sentence: str) -> Iterator[None]:
-    """Turn any error inside into a `UserError` with this sentence and the error's first line."""
+    """Turn any error of a library that reads or writes files into one sentence for the user."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{sentence} ({reason})" if reason else sentence) from error
+    except Exception as error:  # on damaged input these libraries raise errors of nearly any type
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{sentence}: {reason}") from error
 
 
 def checksum_of(tensors: Mapping[str, "Tensor"], texts: Mapping[str, str]) -> str:

@@ -9,14 +9,18 @@ from torch import Tensor
 from fedred.attacks.interface import Backdoor
 from fedred.parameters import FlatModel
 
-EVALUATION_BATCH = 1024
+EVALUATION_BATCH = 64  # larger batches fall out of the CPU's cache and take up to 3 times as long
 
 
 @torch.inference_mode()
 def predictions(model: FlatModel, weights: Tensor, images: Tensor) -> Tensor:
-    """Return the predicted class of normalised images [samples, ...] -> int64 [samples]."""
+    """Return the predicted class of normalised images [samples, ...] -> int64 [samples].
+
+    -1, which is no class, where a logit is not finite: a diverged model knows nothing.
+    """
     batches = torch.split(images, EVALUATION_BATCH)
-    return torch.cat([model(weights, batch).argmax(1) for batch in batches])
+    logits = torch.cat([model(weights, batch) for batch in batches])
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
 
 
 def accuracy(model: FlatModel, weights: Tensor, images: Tensor, labels: Tensor) -> float:
@@ -79,7 +83,7 @@ def average_detection(rounds: Iterable[Mapping[str, float]]) -> dict[str, float]
 def auroc(scores: Tensor, malicious: Tensor) -> float:
     """Return the probability that a malicious client scores above an honest one (ties count half).
 
-    NaN when one of the two groups is empty. A score that is not finite ranks highest.
+    NaN when one of the two groups is empty. NaN ranks as high as infinity.
 
     Args:
         scores: suspicion [n].

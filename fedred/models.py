@@ -23,6 +23,7 @@ class Model(Protocol):
     def build(self, channels: int, height: int, width: int, classes: int) -> nn.Module: ...
 
 
+GROUPS = 4
 Norm = Literal["instance", "group", "none"]
 Pooling = Literal["average", "max", "none"]
 
@@ -31,12 +32,24 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
     """Instance norm is group norm with one channel a group: both work on one sample, no buffers."""
     if kind == "none":
         return nn.Identity()
-    return nn.GroupNorm(channels if kind == "instance" else math.gcd(channels, 8), channels)
+    groups = math.gcd(channels, GROUPS) if channels > GROUPS else 1
+    return nn.GroupNorm(channels if kind == "instance" else groups, channels)
 
 
 def _pooling(kind: Pooling) -> nn.Module:
-    layers = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
-    return layers[kind](2) if kind in layers else nn.Identity()
+    layers = {"average": AveragePool(), "max": nn.MaxPool2d(2), "none": nn.Identity()}
+    return layers[kind]
+
+
+class AveragePool(nn.Module):
+    """Mean over 2x2 squares, for even height and width.
+
+    The sum of slices takes a fourth of the time of nn.AvgPool2d(2) on a CPU (docs/decisions/pooling.md).
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images[..., ::2, :] + images[..., 1::2, :]
+        return (rows[..., ::2] + rows[..., 1::2]) / 4
 
 
 class PadToMultiple(nn.Module):

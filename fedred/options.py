@@ -6,8 +6,9 @@ and the generated documents read the same declarations, so that no range stands 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fedred.errors import UserError
 
@@ -37,8 +38,8 @@ def range_in_words(bounds: dict[str, float]) -> str:
 
 
 def broken_bounds(value: Any, bounds: dict[str, float]) -> bool:
-    """Tell whether a number lies outside its range; NaN lies outside every range."""
-    return value is not None and not all(BOUNDS[key][1](value, b) for key, b in bounds.items())
+    """Tell whether a number lies outside its range."""
+    return not all(BOUNDS[key][1](value, bound) for key, bound in bounds.items())
 
 
 def declared_options(method: Any) -> Iterator[dataclasses.Field[Any]]:
@@ -47,13 +48,27 @@ def declared_options(method: Any) -> Iterator[dataclasses.Field[Any]]:
 
 
 def check_options(method: Any) -> None:
-    """Refuse a method one of whose numbers lies outside its declared range.
+    """Refuse a method one of whose options lies outside what it declares.
 
     Raises:
-        UserError: naming the class, the option, its value and the legal range.
+        UserError: naming the class, the option, its value and what is legal.
     """
+    hints = get_type_hints(type(method))
     for field in declared_options(method):
         value, bounds = getattr(method, field.name), field.metadata["bounds"]
-        if broken_bounds(value, bounds):
+        legal = _legal_in_words(value, hints[field.name], bounds)
+        if legal:
             name = f"{type(method).__name__}.{field.name}"
-            raise UserError(f"{name} is {value}: it must be {range_in_words(bounds)}")
+            raise UserError(f"{name} is {value!r}: it must be {legal}")
+
+
+def _legal_in_words(value: Any, hint: Any, bounds: dict[str, float]) -> str:
+    """Return what is legal when the value is not, else nothing."""
+    kinds = get_args(hint)
+    if get_origin(hint) is Literal:
+        return "" if value in kinds else " or ".join(map(repr, kinds))
+    if value is None:
+        return "" if type(None) in kinds else "given"
+    if broken_bounds(value, bounds):
+        return range_in_words(bounds)
+    return "finite" if isinstance(value, float) and not math.isfinite(value) else ""

@@ -8,7 +8,18 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 # Changing these changes how results are asked for, named or shown, not the numbers of a run.
-NOT_NUMERIC = ("cli.py", "config.py", "documents.py", "errors.py", "provenance.py", "run_folder.py")
+NOT_NUMERIC = (
+    "cli.py",
+    "config.py",
+    "documents.py",
+    "errors.py",
+    "files.py",
+    "plan.py",
+    "progress.py",
+    "provenance.py",
+    "run.py",
+    "run_folder.py",
+)
 LIBRARIES = ("fedred", "torch", "numpy")
 
 
@@ -20,6 +31,11 @@ def numeric_sources(*parts: str) -> list[Path]:
     """
     files = [path for path in sorted(PACKAGE.rglob("*.py")) if _is_numeric(path)]
     return [path for path in files if path.name in parts] if parts else files
+
+
+def report_sources() -> list[Path]:
+    """Return the package files that draw figures and write tables."""
+    return sorted((PACKAGE / "report").glob("*.py"))
 
 
 def _is_numeric(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """One run from settings to results: assemble, resume, play the rounds, stop cleanly, write."""
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -131,7 +132,8 @@ def run(
     state, records = resumed or (initial_state(federation), [])
     if records:
         log.info("resuming after round %d of %d", state.round, federation.rounds)
-    deadline = time.monotonic() + (limits.max_seconds or float("inf"))
+    seconds = math.inf if limits.max_seconds is None else limits.max_seconds
+    deadline = time.monotonic() + seconds
     with StopRequest() as stop:
         for state, record in simulate(federation, state):  # noqa: B020
             records.append(record)

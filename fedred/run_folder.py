@@ -81,7 +81,12 @@ class RunFolder:
 
     def save_checkpoint(self, state: State, records: Sequence[Record]) -> None:
         """Write the state and the history of all rounds so far, whole or not at all."""
-        marks = {"kind": "checkpoint", "fingerprint": self.fingerprint, "round": str(state.round)}
+        marks = {
+            "kind": "checkpoint",
+            "fingerprint": self.fingerprint,
+            "round": str(state.round),
+            "columns": json.dumps(_columns(records)),
+        }
         write_tensors({**_pack_state(state), **_pack_records(records)}, marks, self.checkpoint)
 
     def load_checkpoint(self, device: torch.device) -> tuple[State, list[Record]] | None:
@@ -96,7 +101,9 @@ class RunFolder:
         if marks.get("fingerprint") != self.fingerprint:
             self._set_aside("belongs to other settings, data or code")
             return None
-        return _unpack_state(tensors, int(marks["round"]), device), _unpack_records(tensors)
+        return _unpack_state(tensors, int(marks["round"]), device), _unpack_records(
+            tensors, json.loads(marks["columns"])
+        )
 
     def _set_aside(self, reason: str) -> None:
         aside = self.checkpoint.with_suffix(".unusable")
@@ -149,30 +156,43 @@ def _below(tensors: Mapping[str, Tensor], prefix: str, device: torch.device) -> 
     }
 
 
+RECORD_PARTS = ("summary", "seconds", "clients")
+
+
+def _columns(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Return the names in each part of a record, in order: a tensor file does not keep the order."""
+    return {part: list(getattr(records[0], part)) for part in RECORD_PARTS}
+
+
 def _pack_records(records: Sequence[Record]) -> dict[str, Tensor]:
     """Stack the rounds: one float64 column a number, one matrix [rounds, clients] a client column."""
     packed = {}
-    for part in ("summary", "seconds"):
-        for name in getattr(records[0], part) if records else ():
+    for part, names in _columns(records).items():
+        for name in names:
             values = [getattr(record, part)[name] for record in records]
-            packed[f"{part}/{name}"] = torch.tensor(values, dtype=torch.float64)
-    for name in records[0].clients if records else ():
-        packed[f"clients/{name}"] = torch.stack([record.clients[name] for record in records])
+            packed[f"{part}/{name}"] = (
+                torch.stack(values)
+                if part == "clients"
+                else torch.tensor(values, dtype=torch.float64)
+            )
     return packed
 
 
-def _unpack_records(tensors: Mapping[str, Tensor]) -> list[Record]:
-    cpu = torch.device("cpu")
-    summary, seconds, clients = (
-        _below(tensors, f"{p}/", cpu) for p in ("summary", "seconds", "clients")
-    )
+def _unpack_records(
+    tensors: Mapping[str, Tensor], columns: Mapping[str, Sequence[str]]
+) -> list[Record]:
+    rounds = len(tensors["summary/round"])
+
+    def part(name: str, row: int) -> dict[str, Tensor]:
+        return {column: tensors[f"{name}/{column}"][row] for column in columns[name]}
+
     return [
         Record(
-            {name: float(column[row]) for name, column in summary.items()},
-            {name: column[row] for name, column in clients.items()},
-            {name: float(column[row]) for name, column in seconds.items()},
+            summary={column: float(value) for column, value in part("summary", row).items()},
+            clients=part("clients", row),
+            seconds={column: float(value) for column, value in part("seconds", row).items()},
         )
-        for row in range(len(summary["round"]))
+        for row in range(rounds)
     ]
 
 

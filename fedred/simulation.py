@@ -33,7 +33,8 @@ class Federation:
         malicious: ground truth, bool [clients]; seen by the simulation and the metrics alone.
         attack, defense, training: the methods with their options.
         rounds: number of rounds.
-        participation: share of the clients not yet excluded that takes part in a round, in (0, 1].
+        participation: participants in a round as a share of all clients, in (0, 1]; they are drawn from
+            those not excluded.
         evaluate_every: rounds between two evaluations; the last round is always evaluated.
         seed: of every random number.
     """

@@ -5,10 +5,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from fedred.attacks.interface import AttackerView, Forged, Pass
 from fedred.options import check_options, option
 
+TINY = 1e-30  # a mean of zero has no direction: it stays zero
 Direction = Literal["deviation", "unit", "sign"]
 
 
@@ -51,7 +53,7 @@ def perturbation(updates: Tensor, direction: Direction) -> Tensor:
     mean = updates.mean(0)
     if direction == "deviation":
         return -updates.std(0)
-    return -mean / mean.norm() if direction == "unit" else -mean.sign()
+    return -normalize(mean, dim=0, eps=TINY) if direction == "unit" else -mean.sign()
 
 
 def largest_factor(updates: Tensor, mean: Tensor, push: Tensor) -> float:

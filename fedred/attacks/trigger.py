@@ -10,8 +10,9 @@ from torch import Tensor
 class PixelTrigger:
     """Set some pixels of channel 0 to 1 (after normalisation); the target is what they should mean.
 
-    Positions are given on a 28x28 grid and scaled to the image: p -> round(p (side - 1) / 27), which
-    keeps the four of them apart down to 8x8.
+    Positions are given on a 28x28 grid and scaled to the image: with s = (side - 1) / 27, 26 becomes
+    round(26 s), and 26 - d becomes that less max(1, round(d s)), so that the four stay apart in an
+    image of any size from 4x4 on.
 
     Source: the released code of FedREDefense (pixels, value); the scaling is ours.
     """
@@ -20,6 +21,7 @@ class PixelTrigger:
     positions: tuple[tuple[int, int], ...] = ((26, 26), (24, 26), (26, 24), (25, 25))
 
     GRID: ClassVar[int] = 28
+    ANCHOR: ClassVar[int] = 26
 
     def apply(self, images: Tensor) -> Tensor:
         """Return a copy of images [samples, channels, height, width] with the trigger set."""
@@ -30,8 +32,12 @@ class PixelTrigger:
 
     def pixels(self, height: int, width: int) -> list[tuple[int, int]]:
         """Return the (row, column) positions in an image of this size."""
-        last = self.GRID - 1
         return [
-            (round(row * (height - 1) / last), round(column * (width - 1) / last))
+            (self._scaled(row, height), self._scaled(column, width))
             for row, column in self.positions
         ]
+
+    def _scaled(self, position: int, side: int) -> int:
+        scale = (side - 1) / (self.GRID - 1)
+        distance = self.ANCHOR - position
+        return round(self.ANCHOR * scale) - (max(1, round(distance * scale)) if distance else 0)

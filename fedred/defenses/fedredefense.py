@@ -47,14 +47,20 @@ class FedREDefense:
         state = dict(view.state) or self._initial_state(view)
         result = self._reconstruct(updates, view, state)
         trusted = (result.errors <= self.threshold).cpu()
-        aggregate = torch.zeros_like(view.weights)
-        if trusted.any():
-            aggregate = self.aggregator(updates[trusted], view.select(trusted)).aggregate
-        else:
-            log.warning("round %d: every update is flagged; the model stays", view.round)
+        aggregate, inner = self._aggregate(updates, view, trusted)
         excluded = ~trusted if self.exclusion == "permanent" else torch.zeros_like(trusted)
-        learned = self._learn(state, view, result)
-        return Verdict(aggregate, trusted, result.errors, learned, excluded, result.iterations)
+        learned = {**self._learn(state, view, result), **inner}
+        scores = result.errors.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        return Verdict(aggregate, trusted, scores, learned, excluded, result.iterations)
+
+    def _aggregate(
+        self, updates: Tensor, view: ServerView, trusted: Tensor
+    ) -> tuple[Tensor, State]:
+        if not trusted.any():
+            log.warning("round %d: every update is flagged; the model stays", view.round)
+            return torch.zeros_like(view.weights), {}
+        verdict = self.aggregator(updates[trusted], view.select(trusted, "aggregator"))
+        return verdict.aggregate, {f"aggregator.{k}": v for k, v in verdict.state.items()}
 
     def _initial_state(self, view: ServerView) -> dict[str, Tensor]:
         """Knowledge of all clients before anything is learned: the same X, flat labels."""

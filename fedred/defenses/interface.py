@@ -43,9 +43,20 @@ class ServerView:
     clients_per_chunk: int = 1
     state: State = field(default_factory=dict)
 
-    def select(self, chosen: Tensor) -> "ServerView":
-        """Return the view in which only the chosen participants (bool [n]) take part."""
-        return replace(self, clients=self.clients[chosen], samples=self.samples[chosen], state={})
+    def select(self, chosen: Tensor, part: str) -> "ServerView":
+        """Return the view of a rule inside this one, which sees the chosen participants (bool [n]).
+
+        Its state is what stands below `part.` in the state of the outer rule.
+        """
+        prefix = f"{part}."
+        inner = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self.state.items()
+            if name.startswith(prefix)
+        }
+        return replace(
+            self, clients=self.clients[chosen], samples=self.samples[chosen], state=inner
+        )
 
 
 class Verdict(NamedTuple):

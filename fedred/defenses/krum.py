@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedred.defenses.interface import ServerView, Verdict, finite_rows
+from fedred.defenses.interface import ServerView, Verdict
 from fedred.errors import UserError
 from fedred.options import check_options, option
 
@@ -17,8 +17,8 @@ class Krum:
 
     score_i = sum of ||x_i - x_j||^2 over the n - f - 2 nearest other updates, f = `tolerated`.
 
-    The winner alone is trusted. Updates that are not finite have an infinite score; when n - f - 2
-    neighbours are not left, infinite distances enter the score. Needs n >= f + 3.
+    The winner alone is trusted. An update that is not finite is infinitely far from all others; when
+    no update has a finite score, nobody is trusted and the model stays. Needs n >= f + 3.
 
     Source: Blanchard et al., NIPS 2017, section 4. FedREDefense's released code takes f = 30 of 100
     and sums distances that are not squared (`squared: false`).
@@ -42,7 +42,7 @@ class Krum:
         scores = self.scores(updates)
         winner = int(scores.argmin())
         trusted = torch.zeros(len(updates), dtype=torch.bool)
-        if not finite_rows(updates)[winner]:
+        if not scores[winner].isfinite():
             return Verdict(torch.zeros_like(updates[0]), trusted, scores)
         trusted[winner] = True
         return Verdict(updates[winner].clone(), trusted, scores)

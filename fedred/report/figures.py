@@ -94,8 +94,9 @@ def _line(label: str, labels: list[str], x: Any, y: Any) -> Line2D:
         y,
         color=color,
         linestyle=dashes,
-        linewidth=1.8 if own else 1.2,
-        zorder=3 if own else 2,
+        # Wide and below, so that a line that coincides with it can still be seen.
+        linewidth=2.4 if own else 1.1,
+        zorder=1.9 if own else 2,
         marker=style.variant_marker(label, labels),
         markersize=3,
         markevery=0.2 if len(x) else None,

@@ -1,0 +1,50 @@
+# make demo: environment, workflow with the default configuration, main table in the terminal.
+# make test: environment, formatting, lint, types, workflow lint, all tests.
+.PHONY: demo test environment documents lock clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(BIN):$(PATH)
+
+demo: $(READY)
+	snakemake --cores all --quiet rules
+	tools/report.sh
+	fedred summary config/config.yaml
+
+test: $(READY)
+	ruff format --check .
+	ruff check .
+	mypy
+	snakefmt --check workflow
+	tools/lint_workflow.sh
+	pytest
+
+environment: $(READY)
+
+# Runs again only when the lock or the package's own metadata changes.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) tools/check_python.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+# What is made from the code: a test keeps these equal to it.
+documents: $(READY)
+	fedred schema > config/schema.json
+	fedred schema --readme > config/README.md
+
+# Pin all dependencies anew, for every platform and Python that pyproject.toml allows.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet uv
+	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
+	    --no-emit-index-url --no-header --no-annotate --output-file requirements.lock pyproject.toml
+	rm -r .venv-lock
+
+# Results stay: remove results/ by hand.
+clean:
+	rm -rf $(VENV) .venv-lock .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis logs

@@ -1,0 +1,283 @@
+"""The schema: what is refused and in which words, grids, run ids."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedred.config import FIGURES, TABLES, Settings, override, read_yaml, resolve
+from fedred.errors import UserError
+from fedred.plan import make_plan, partition_id
+from fedred.report.figures import FIGURES as DRAWN
+from fedred.report.tables import TABLES as MADE
+
+CONFIGS = sorted(Path("config").glob("*.yaml"))
+
+
+def experiment(**parts):
+    return {"experiments": {"one": parts}}
+
+
+REFUSED = [
+    (experiment(base={"attak": "none"}), "experiments.one.base: unknown key 'attak'", "'attack'?"),
+    (
+        experiment(base={"attack": "min_mx"}),
+        "experiments.one.base.attack: unknown attack 'min_mx'",
+        "'min_max'?",
+    ),
+    (
+        experiment(grid={"attack": ["none", "fang"]}),
+        "experiments.one.grid.attack[1]: unknown attack 'fang'",
+        "'fang_trim'?",
+    ),
+    (
+        experiment(grid={"defense": [{"name": "krum", "tolerate": 2}]}),
+        "experiments.one.grid.defense[0]: unknown key 'tolerate'",
+        "'tolerated'?",
+    ),
+    (
+        experiment(base={"training": {"lr": -1.0}}),
+        "experiments.one.base.training.lr is -1.0",
+        "greater than 0",
+    ),
+    (
+        experiment(base={"training": {"lr": "fast"}}),
+        "experiments.one.base.training.lr is 'fast'",
+        "valid number",
+    ),
+    (experiment(base={"rounds": 2.5}), "experiments.one.base.rounds is 2.5", "valid integer"),
+    (experiment(base={"rounds": True}), "experiments.one.base.rounds is True", "valid integer"),
+    (
+        experiment(base={"participation": 0}),
+        "experiments.one.base.participation is 0",
+        "greater than 0",
+    ),
+    (
+        experiment(base={"participation": float("nan")}),
+        "experiments.one.base.participation is nan",
+        "finite",
+    ),
+    (
+        experiment(base={"model": {"name": "convnet", "norm": "batch"}}),
+        "experiments.one.base.model.norm is 'batch'",
+        "'instance', 'group' or 'none'",
+    ),
+    (
+        experiment(base={"defense": {"name": "fedredefense", "aggregator": "fedredefense"}}),
+        "unknown defense 'fedredefense'",
+        "median",
+    ),
+    (
+        experiment(base={"defense": {"name": "fedredefense", "reconstruction": {"image_lr": "x"}}}),
+        "base.defense.reconstruction.image_lr is 'x'",
+        "valid number",
+    ),
+    (
+        experiment(
+            base={"partition": {"name": "iid", "clients": 3}, "malicious": 4, "attack": "mpaf"}
+        ),
+        "malicious is 4",
+        "only 3 clients",
+    ),
+    (experiment(base={"seed": 3}), "base.seed is set", "seeds"),
+    (experiment(seeds=[]), "experiments.one.seeds is []", "at least 1 item"),
+    (experiment(seeds=[-1]), "experiments.one.seeds.0 is -1", "greater than or equal to 0"),
+    (
+        experiment(tables=["accuracy"]),
+        "experiments.one.tables.0 is 'accuracy'",
+        "'performance' or 'detection'",
+    ),
+    (
+        experiment(tables=["detection"]),
+        "experiments.one.tables: 'detection' needs",
+        "accepts or rejects",
+    ),
+    (experiment(figures=["reconstruction_error"]), "'reconstruction_error' needs", "fedredefense"),
+    (experiment(grid={"rounds.x": [1]}, base={"rounds": 3}), "rounds.x", "not a group"),
+    ({"experiments": {"Bad Name": {}}}, "experiments.Bad Name", "pattern"),
+    ({"experiments": {}}, "experiments is {}", "at least 1 item"),
+    ({}, "experiments is missing", "required"),
+    ({"experiments": None}, "experiments is None", "dictionary"),
+    ({"experiments": {"one": None}}, "experiments.one is None", "dictionary"),
+    ({"experiment": {}}, "unknown key 'experiment'", "'experiments'?"),
+]
+
+
+@pytest.mark.parametrize(("raw", "start", "end"), REFUSED)
+def test_mistakes_are_told_with_path_value_and_what_is_allowed(raw, start, end):
+    with pytest.raises(UserError) as refused:
+        make_plan(raw)
+    first = str(refused.value).splitlines()[0]
+    assert start in str(refused.value)
+    assert end in str(refused.value)
+    assert len(first) < 300
+
+
+def test_every_mistake_has_a_line():
+    with pytest.raises(UserError) as refused:
+        resolve({"rounds": 0, "malicious": -1, "attack": "x"})
+    assert len(str(refused.value).splitlines()) == 3
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "experiments",
+                        "a",
+                        "base",
+                        "grid",
+                        "attack",
+                        "name",
+                        "defense",
+                        "rounds",
+                        "seeds",
+                    ]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_data_is_a_plan_or_a_sentence(raw):
+    try:
+        plan = make_plan({"experiments": {"a": raw}})
+    except UserError:
+        return
+    assert plan.experiments["a"]
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.name != "one.yaml"], ids=str)
+def test_shipped_configurations_are_valid(path):
+    plan = make_plan(read_yaml(path))
+    assert plan.runs
+    assert all(plan.tables.values())
+
+
+def test_the_single_run_example_is_valid():
+    assert resolve(read_yaml(Path("config/one.yaml"))).attack.name == "fang_trim"
+
+
+def test_the_default_grid_is_six_attacks_by_four_defenses():
+    plan = make_plan(read_yaml(Path("config/config.yaml")))
+    assert len(plan.runs) == 24
+    assert len({(r["attack"]["name"], r["defense"]["name"]) for r in plan.runs.values()}) == 24
+    assert len(plan.partitions) == len(plan.datasets) == 1
+
+
+def test_paper_configuration_has_the_released_numbers():
+    plan = make_plan(read_yaml(Path("config/paper.yaml")))
+    of = {
+        run["dataset"]["name"]: run["defense"]["reconstruction"]
+        for run in plan.runs.values()
+        if run["defense"]["name"] == "fedredefense"
+    }
+    assert (of["cifar10"]["image_lr"], of["cifar10"]["first_iterations"]) == (0.1, 500)
+    assert (of["cinic10"]["first_iterations"], of["cinic10"]["later_iterations"]) == (2000, 4000)
+    assert of["cinic10"]["initial_step_size"] == 0.05
+    assert (of["fashion_mnist"]["step_size_lr"], of["fashion_mnist"]["image_lr"]) == (5e-6, 0.5)
+    assert {run["seed"] for run in plan.runs.values()} == {4}
+
+
+def test_grid_is_the_product_and_reaches_below_methods():
+    plan = make_plan(
+        experiment(
+            base={"defense": "fedredefense"},
+            grid={"defense.threshold": [0.5, 0.7], "training.lr": [0.1, 0.2, 0.3]},
+            seeds=[0, 1],
+        )
+    )
+    points = {
+        (r["defense"]["threshold"], r["training"]["lr"], r["seed"]) for r in plan.runs.values()
+    }
+    assert points == {(t, lr, s) for t in (0.5, 0.7) for lr in (0.1, 0.2, 0.3) for s in (0, 1)}
+
+
+def test_a_path_below_a_method_meets_the_method_that_the_grid_chose():
+    plan = make_plan(experiment(grid={"defense.tolerated": [1, 2], "defense": ["krum"]}))
+    assert {run["defense"]["tolerated"] for run in plan.runs.values()} == {1, 2}
+
+
+def test_experiments_share_runs_of_equal_settings():
+    shared = {"base": {"attack": "mpaf", "malicious": 5}}
+    plan = make_plan({"experiments": {"one": shared, "two": {**shared, "seeds": [0, 1]}}})
+    assert len(plan.runs) == 2
+    assert plan.experiments["one"][0] in plan.experiments["two"]
+
+
+def test_run_id_depends_on_every_setting_and_not_on_the_order_of_keys():
+    one = resolve({"rounds": 5, "attack": {"name": "scaling", "factor": 2.0}, "malicious": 1})
+    other = resolve({"malicious": 1, "attack": {"factor": 2.0, "name": "scaling"}, "rounds": 5})
+    assert one.run_id == other.run_id
+    for change in ("rounds=6", "attack.factor=2.5", "seed=1", "training.momentum=0.5"):
+        assert resolve(one.model_dump(), [change]).run_id != one.run_id
+
+
+def test_without_an_attack_the_number_of_malicious_clients_is_no_setting():
+    assert resolve({"malicious": 5}).run_id == resolve({}).run_id
+
+
+def test_resolved_settings_resolve_to_themselves():
+    for run in make_plan(read_yaml(Path("config/config.yaml"))).runs.values():
+        assert Settings.model_validate(run).model_dump() == run
+
+
+def test_a_new_name_drops_the_options_of_the_old_method():
+    base = {"attack": {"name": "scaling", "factor": 9.0}, "malicious": 1}
+    assert resolve(base, ["attack.name=min_max"]).attack.direction == "deviation"
+    assert resolve(base, ["attack.name=scaling"]).attack.factor == 9.0
+    assert override({"attack": "scaling"}, "attack.factor", 2)["attack"] == {
+        "name": "scaling",
+        "factor": 2,
+    }
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "0.001"])
+def test_numbers_that_yaml_takes_for_text_are_numbers(text):
+    assert resolve(yaml.safe_load(f"training: {{lr: {text}}}")).training.lr == 0.001
+
+
+@pytest.mark.parametrize("change", ["rounds", "=5", ""])
+def test_a_change_without_path_or_value_is_refused(change):
+    with pytest.raises(UserError, match="not of the form path=value"):
+        resolve({}, [change])
+
+
+def test_partitions_are_shared_by_data_options_and_seed_alone():
+    one = resolve({"attack": "mpaf", "malicious": 2, "rounds": 3}).model_dump()
+    assert partition_id(one) == partition_id(resolve({}).model_dump())
+    assert partition_id(one) != partition_id({**one, "seed": 1})
+
+
+def test_tables_and_figures_have_the_names_that_the_reports_know():
+    assert tuple(MADE) == TABLES
+    assert set(DRAWN) == set(FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"a: [1", "not valid YAML"),
+        (b"- 1", "must be a mapping"),
+        (b"", "must be a mapping"),
+        (b"\xff\xfe\xfa", "cannot be read"),
+    ],
+)
+def test_files_that_hold_no_settings_are_refused(tmp_path, content, sentence):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        read_yaml(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"there is no file .*nothing\.yaml"):
+        read_yaml(tmp_path / "nothing.yaml")

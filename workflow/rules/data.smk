@@ -1,0 +1,46 @@
+# No benchmark here: Snakemake refuses it in a rule whose result may come from a cache.
+
+
+rule dataset:
+    input:
+        code=numeric_sources("datasets.py"),
+    output:
+        "results/datasets/{dataset}.safetensors",
+    log:
+        "logs/dataset/{dataset}.log",
+    cache: True
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=lambda wildcards: as_text(PLAN.datasets[wildcards.dataset]),
+    shell:
+        "fedred data {params.settings:q} --out {output} > {log} 2>&1"
+
+
+rule partition:
+    input:
+        dataset=lambda wildcards: PLAN.dataset_file(
+            PLAN.partitions[wildcards.partition]
+        ),
+        code=numeric_sources("partition.py", "rng.py"),
+    output:
+        multiext(
+            "results/partitions/{partition}", indices=".safetensors", picture=".png"
+        ),
+    log:
+        "logs/partition/{partition}.log",
+    cache: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=lambda wildcards: as_text(
+            PLAN.partitions[wildcards.partition]["partition"]
+        ),
+        seed=lambda wildcards: PLAN.partitions[wildcards.partition]["seed"],
+    shell:
+        "fedred partition {params.settings:q} --dataset {input.dataset}"
+        " --seed {params.seed} --out {output.indices} > {log} 2>&1"
