@@ -136,7 +136,9 @@ def family_type(kind: str, family: Mapping[str, Any]) -> Any:
             raise PydanticCustomError("unknown_method", "{sentence}", {"sentence": sentence})
         return data
 
-    return Annotated[union, Field(discriminator="name"), BeforeValidator(by_name)]
+    accepted: Any = Union[Literal[tuple(family)], union]  # noqa: UP007
+    short = BeforeValidator(by_name, json_schema_input_type=accepted)
+    return Annotated[union, Field(discriminator="name"), short]
 
 
 def _family(kind: str, default: str, help: str) -> Any:
