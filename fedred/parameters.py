@@ -1,5 +1,6 @@
 """A module as a pure function of one flat parameter vector."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedred.errors import UserError
+
+NamedTensors = Mapping[str, Tensor]
+"""What a method remembers from round to round: named tensors, the whole of its memory."""
 
 
 @dataclass(frozen=True)

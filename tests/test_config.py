@@ -155,7 +155,9 @@ def test_any_data_is_a_plan_or_a_sentence(raw):
     assert plan.experiments["a"]
 
 
-@pytest.mark.parametrize("path", [path for path in CONFIGS if path.name not in ("one.yaml", "released.yaml")], ids=str)
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if path.name not in ("one.yaml", "released.yaml")], ids=str
+)
 def test_shipped_configurations_are_valid(path):
     plan = make_plan(read_yaml(path))
     assert plan.runs

@@ -1,15 +1,22 @@
 """Documents that are made from the code, or repeat what stands elsewhere, agree with it."""
 
+import dataclasses
+import importlib.util
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import jsonschema
 import pytest
+import scipy.stats
+import torch
 import yaml
+from small import federation, play
 
-from fedred.documents import config_readme, json_schema
+from fedred.documents import config_readme, describe_method, json_schema
+from fedred.simulation import initial_state, local_updates, server_view
 
 SAME_PACKAGE = {"pytorch": "torch"}
 
@@ -75,6 +82,40 @@ def test_every_dependency_has_its_line():
     text = Path("docs/dependencies.md").read_text()
     missing = [name for name in requirements() if f"`{name}`" not in text]
     assert not missing
+
+
+def example(name, folder):
+    """Import the block of CONTRIBUTING.md that defines a class, and return the class."""
+    blocks = re.findall(r"```python\n(.*?)```", Path("CONTRIBUTING.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if f"class {name}" in block]
+    path = folder / f"example_{name.lower()}.py"
+    path.write_text(block)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def test_the_attack_in_the_contribution_guide_works(tmp_path):
+    attack = example("SignFlip", tmp_path)
+    fed = dataclasses.replace(federation(attack="mpaf"), attack=attack(scale=2.0))
+    updates = local_updates(fed, initial_state(fed).weights, torch.tensor([6, 7]), 1, 2)
+    sent = attack(scale=2.0).forge(updates, None).updates
+    assert torch.equal(sent, -2 * updates)
+    assert play(fed)[0].weights.isfinite().all()
+    assert describe_method(attack)["options"]["scale"]["range"] == "greater than 0"
+
+
+def test_the_defense_in_the_contribution_guide_works(tmp_path):
+    rule = example("TrimmedMean", tmp_path)(trimmed=1)
+    fed = dataclasses.replace(federation(attack="mpaf"), defense=rule)
+    updates = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    state = initial_state(fed)
+    view = server_view(fed, state, torch.arange(7), 1, 1)
+    expected = scipy.stats.trim_mean(updates.numpy(), 1 / 7, axis=0)
+    torch.testing.assert_close(rule(updates, view).aggregate, torch.from_numpy(expected))
+    assert play(fed)[0].weights.isfinite().all()
 
 
 DOCUMENTS = [

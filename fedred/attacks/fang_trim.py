@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedred.attacks.interface import AttackerView, Forged, Pass
+from fedred.attacks.interface import AttackerView, Forged, train_honestly
 from fedred.options import check_options, option
 
 
@@ -27,13 +27,10 @@ class FangTrim:
 
     paper: ClassVar[str] = "Fang et al., USENIX Security 2020"
     backdoor: ClassVar[None] = None
+    poison = train_honestly
 
     def __post_init__(self) -> None:
         check_options(self)
-
-    def poison(self, images: Tensor, labels: Tensor, client: int, classes: int) -> list[Pass]:
-        """Train on the data as it is."""
-        return [(images, labels)]
 
     def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
         """Return one draw from the interval for each attacker [m, P]."""

@@ -1,6 +1,6 @@
 """What an attack is, and what its attackers may know."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple, Protocol
@@ -8,10 +8,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
-from fedred.parameters import FlatModel
-
-State = Mapping[str, Tensor]
-"""What a method remembers from round to round: named tensors, the whole of its memory."""
+from fedred.parameters import FlatModel, NamedTensors
 
 Pass = tuple[Tensor, Tensor]
 """One stretch of local training: (images [samples, channels, height, width], labels [samples])."""
@@ -39,14 +36,26 @@ class AttackerView:
     round: int
     clients: tuple[int, ...]
     generator: Callable[[int], np.random.Generator]
-    state: State = field(default_factory=dict)
+    state: NamedTensors = field(default_factory=dict)
 
 
 class Forged(NamedTuple):
     """What the attacker's clients send [m, P], and what the attack remembers."""
 
     updates: Tensor
-    state: State = MappingProxyType({})
+    state: NamedTensors = MappingProxyType({})
+
+
+def train_honestly(
+    self: object, images: Tensor, labels: Tensor, client: int, classes: int
+) -> list[Pass]:
+    """`poison` of an attack on updates alone: train on the data as they are."""
+    return [(images, labels)]
+
+
+def send_as_trained(self: object, own_updates: Tensor, view: AttackerView) -> Forged:
+    """`forge` of an attack on data alone: send the updates as they are."""
+    return Forged(own_updates)
 
 
 class Backdoor(Protocol):
@@ -64,7 +73,7 @@ class Attack(Protocol):
     """What a member of ATTACKS is: options at construction, data at call, no other state.
 
     `poison` changes what a malicious client trains on; `forge` changes what it sends. An attack on
-    data alone forges nothing, an attack on updates alone poisons nothing.
+    updates alone has `poison = train_honestly`, an attack on data alone `forge = send_as_trained`.
     """
 
     paper: ClassVar[str]

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fedred.attacks.interface import AttackerView, Forged, Pass
+from fedred.attacks.interface import Pass, send_as_trained
 from fedred.options import check_options, option
 
 
@@ -25,6 +25,7 @@ class LabelFlip:
 
     paper: ClassVar[str] = "Tolpegin et al., ESORICS 2020"
     backdoor: ClassVar[None] = None
+    forge = send_as_trained
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -33,7 +34,3 @@ class LabelFlip:
         """Return one pass with every label replaced."""
         flipped = (labels + 1) % classes if self.map == "next" else classes - 1 - labels
         return [(images, flipped)]
-
-    def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
-        """Send what was trained."""
-        return Forged(own_updates)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fedred.attacks.interface import AttackerView, Forged, Pass
+from fedred.attacks.interface import AttackerView, Forged, train_honestly
 from fedred.models import initial_parameters
 from fedred.options import check_options, option
 
@@ -27,13 +27,10 @@ class MPAF:
 
     paper: ClassVar[str] = "Cao and Gong, CVPR Workshops 2022"
     backdoor: ClassVar[None] = None
+    poison = train_honestly
 
     def __post_init__(self) -> None:
         check_options(self)
-
-    def poison(self, images: Tensor, labels: Tensor, client: int, classes: int) -> list[Pass]:
-        """Train on the data as it is."""
-        return [(images, labels)]
 
     def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
         """Return scale * (w_base - w) for every attacker [m, P]; the base is remembered."""

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from fedred.attacks.interface import AttackerView, Forged, Pass
+from fedred.attacks.interface import send_as_trained, train_honestly
 
 
 @dataclass(frozen=True)
@@ -14,11 +12,5 @@ class NoAttack:
 
     paper: ClassVar[str] = "the attack-free reference"
     backdoor: ClassVar[None] = None
-
-    def poison(self, images: Tensor, labels: Tensor, client: int, classes: int) -> list[Pass]:
-        """Train on the data as it is."""
-        return [(images, labels)]
-
-    def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
-        """Send the honest updates."""
-        return Forged(own_updates)
+    poison = train_honestly
+    forge = send_as_trained

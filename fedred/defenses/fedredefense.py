@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.fedavg import FedAvg
-from fedred.defenses.interface import Defense, ServerView, State, Verdict
+from fedred.defenses.interface import Defense, ServerView, Verdict
 from fedred.options import check_options, option
+from fedred.parameters import NamedTensors
 from fedred.reconstruction import Knowledge, Reconstructed, Reconstruction, reconstruct
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class FedREDefense:
 
     def _aggregate(
         self, updates: Tensor, view: ServerView, trusted: Tensor
-    ) -> tuple[Tensor, State]:
+    ) -> tuple[Tensor, NamedTensors]:
         if not trusted.any():
             log.warning("round %d: every update is flagged; the model stays", view.round)
             return torch.zeros_like(view.weights), {}
@@ -73,7 +74,7 @@ class FedREDefense:
             "known": torch.zeros(clients, dtype=torch.bool, device=images.device),
         }
 
-    def _reconstruct(self, updates: Tensor, view: ServerView, state: State) -> Reconstructed:
+    def _reconstruct(self, updates: Tensor, view: ServerView, state: NamedTensors) -> Reconstructed:
         options, clients = self.reconstruction, view.clients.to(updates.device)
         known = state["known"][clients]
         fresh = options.initial_step_sizes(view.training, view.samples, view.model.classes)
@@ -95,7 +96,7 @@ class FedREDefense:
             view.clients_per_chunk,
         )
 
-    def _learn(self, state: State, view: ServerView, result: Reconstructed) -> State:
+    def _learn(self, state: NamedTensors, view: ServerView, result: Reconstructed) -> NamedTensors:
         """Keep what was learned of clients with a finite error; of others nothing usable is left."""
         finite = result.errors.isfinite()
         clients = view.clients.to(finite.device)[finite]

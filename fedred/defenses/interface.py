@@ -1,6 +1,5 @@
 """What a defense is, and what a server may know."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple, Protocol
@@ -9,10 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from fedred.local_training import LocalTraining
-from fedred.parameters import FlatModel
-
-State = Mapping[str, Tensor]
-"""What a defense remembers from round to round: named tensors, the whole of its memory."""
+from fedred.parameters import FlatModel, NamedTensors
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class ServerView:
     training: LocalTraining
     generator: np.random.Generator
     clients_per_chunk: int = 1
-    state: State = field(default_factory=dict)
+    state: NamedTensors = field(default_factory=dict)
 
     def select(self, chosen: Tensor, part: str) -> "ServerView":
         """Return the view of a rule inside this one, which sees the chosen participants (bool [n]).
@@ -73,7 +69,7 @@ class Verdict(NamedTuple):
     aggregate: Tensor
     trusted: Tensor
     scores: Tensor | None = None
-    state: State = MappingProxyType({})
+    state: NamedTensors = MappingProxyType({})
     excluded: Tensor | None = None
     iterations: Tensor | None = None
 
