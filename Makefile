@@ -5,22 +5,23 @@
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
+BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-export PATH := $(BIN):$(PATH)
+# Jobs of the workflow find `fedred` here; recipes name their program themselves (make 3.81 would not look).
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 demo: $(READY)
-	snakemake --cores all --quiet rules
+	$(BIN)/snakemake --cores all --quiet rules
 	tools/report.sh
-	fedred summary config/config.yaml
+	$(BIN)/fedred summary config/config.yaml
 
 test: $(READY)
-	ruff format --check .
-	ruff check .
-	mypy
-	snakefmt --check workflow
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check workflow
 	tools/lint_workflow.sh
-	pytest
+	$(BIN)/pytest -n auto
 
 environment: $(READY)
 
@@ -34,8 +35,8 @@ $(READY): requirements.lock pyproject.toml
 
 # What is made from the code: a test keeps these equal to it.
 documents: $(READY)
-	fedred schema > config/schema.json
-	fedred schema --readme > config/README.md
+	$(BIN)/fedred schema > config/schema.json
+	$(BIN)/fedred schema --readme > config/README.md
 
 # Pin all dependencies anew, for every platform and Python that pyproject.toml allows.
 lock:

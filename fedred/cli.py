@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-import yaml
 from rich.console import Console
 
 from fedred.errors import UserError
@@ -234,29 +233,22 @@ def _named(kind: str, name: str, known: dict[str, Any]) -> Any:
     return known[name]
 
 
-def _yaml_text(text: str, what: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from None
-
-
 def _method(family: str, text: str) -> Any:
     """Build a method from its name or from a mapping with its options, written as YAML."""
-    from fedred.config import readable_numbers, resolve_method
+    from fedred.config import parse_yaml, readable_numbers, resolve_method
 
-    return resolve_method(family, readable_numbers(_yaml_text(text, f"the {family}"))).build()
+    raw = readable_numbers(parse_yaml(text, f"the {family}"))
+    return resolve_method(family, raw).build()
 
 
 def _read_settings(config: str) -> dict[str, Any]:
-    from fedred.config import read_yaml
+    from fedred.config import parse_settings, read_yaml
 
-    if config != "-":
-        return read_yaml(Path(config))
-    settings = _yaml_text(sys.stdin.read(), "standard input")
-    if not isinstance(settings, dict):
-        raise UserError("standard input holds no settings: it must be a mapping of keys to values")
-    return settings
+    return (
+        parse_settings(sys.stdin.read(), "standard input")
+        if config == "-"
+        else read_yaml(Path(config))
+    )
 
 
 def _load_source(source: Any, root: Path | None, download: bool) -> Any:
@@ -274,8 +266,8 @@ def _dataset_of(settings: Any, file: Path | None, root: Path | None, download: b
 def _deal(method: Any, dataset: Any, seed: int) -> Any:
     from fedred.partition import partition as deal
 
-    labels = dataset.train_labels.numpy()
-    return deal(method, labels, len(dataset.classes), seed, dataset.checksum)
+    clients = deal(method, dataset.train_labels, len(dataset.classes), seed, dataset.checksum)
+    return replace(clients, class_names=dataset.classes)
 
 
 def _partition_of(settings: Any, file: Path | None, dataset: Any) -> Any:

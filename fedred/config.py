@@ -36,6 +36,7 @@ from fedred.local_training import LocalTraining
 from fedred.models import MODELS
 from fedred.options import declared_options
 from fedred.partition import PARTITIONS
+from fedred.simulation import participants_of
 
 FAMILIES: dict[str, Mapping[str, type]] = {
     "dataset": DATASETS,
@@ -131,8 +132,9 @@ def family_type(kind: str, family: Mapping[str, Any]) -> Any:
 
     def by_name(data: Any) -> Any:
         data = {"name": data} if isinstance(data, str) else data
-        if isinstance(data, Mapping) and data.get("name") not in family:
-            sentence = unknown_name(kind, data.get("name"), family)
+        name = data.get("name") if isinstance(data, Mapping) else None
+        if isinstance(data, Mapping) and not (isinstance(name, str) and name in family):
+            sentence = unknown_name(kind, name, family)
             raise PydanticCustomError("unknown_method", "{sentence}", {"sentence": sentence})
         return data
 
@@ -151,13 +153,21 @@ class _Settings(Strict):
     """Cross checks of a run's settings; the fields are added below from the registries."""
 
     @model_validator(mode="after")
-    def _malicious_clients(self) -> Self:
+    def _possible_numbers_of_clients(self) -> Self:
         clients, malicious = self.partition.clients, self.malicious  # type: ignore[attr-defined]
         if malicious > clients:
             raise PydanticCustomError(
                 "too_many",
                 "malicious is {malicious}, but there are only {clients} clients",
                 {"malicious": malicious, "clients": clients},
+            )
+        participants = participants_of(self.participation, clients)  # type: ignore[attr-defined]
+        fewest = self.defense.build().fewest_participants  # type: ignore[attr-defined]
+        if participants < fewest:
+            raise PydanticCustomError(
+                "too_few",
+                "defense {name} needs at least {fewest} participants, but a round has {participants}",
+                {"name": self.defense.name, "fewest": fewest, "participants": participants},  # type: ignore[attr-defined]
             )
         # One run, whatever the number of malicious clients elsewhere in a grid.
         harmless = self.attack.name == "none" and malicious  # type: ignore[attr-defined]
@@ -205,7 +215,7 @@ class Experiment(Strict):
     """Base settings, a grid over them, seeds, and the tables and figures that it feeds."""
 
     base: Settings = Field(Settings(), description="settings shared by all runs of the experiment")
-    grid: dict[str, list[Any]] = Field(
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         {},
         description="settings (dotted paths) with the list of their values; all combinations run",
     )
@@ -222,9 +232,11 @@ class Experiment(Strict):
     @model_validator(mode="before")
     @classmethod
     def _seed_belongs_to_seeds(cls, data: Any) -> Any:
-        base = data.get("base") if isinstance(data, Mapping) else None
-        if isinstance(base, Mapping) and "seed" in base:
-            raise PydanticCustomError("seed", "base.seed is set: give the list `seeds` instead")
+        for part in ("base", "grid"):
+            group = data.get(part) if isinstance(data, Mapping) else None
+            if isinstance(group, Mapping) and "seed" in group:
+                sentence = f"{part}.seed is set: give the list `seeds` instead"
+                raise PydanticCustomError("seed", "{sentence}", {"sentence": sentence})
         return data
 
 
@@ -318,7 +330,7 @@ def _sentence(detail: ErrorDetails, raw: Any, path: str, replaced: str) -> str:
     location = _readable_location(detail["loc"], raw)
     location = location[1:] if replaced and location[:1] == [replaced] else location
     where = ".".join([path, *location] if path else location) or "the configuration"
-    if detail["type"] in ("unknown_key", "unknown_method", "too_many", "seed"):
+    if detail["type"] in ("unknown_key", "unknown_method", "too_many", "too_few", "seed"):
         return f"{where}: {detail['msg']}"
     if detail["type"] == "missing":
         return f"{where} is missing: it is required"
@@ -354,6 +366,31 @@ def _readable_location(location: tuple[int | str, ...], raw: Any) -> list[str]:
     return result
 
 
+def parse_yaml(text: str, source: str) -> Any:
+    """Return YAML text as plain values.
+
+    Raises:
+        UserError: naming the source, when it is not YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{source} is not valid YAML: {reason}") from None
+
+
+def parse_settings(text: str, source: str) -> dict[str, Any]:
+    """Return YAML text that holds a mapping.
+
+    Raises:
+        UserError: naming the source, when it is not YAML or not a mapping.
+    """
+    raw = parse_yaml(text, source)
+    if not isinstance(raw, dict):
+        raise UserError(f"{source} holds no settings: it must be a mapping of keys to values")
+    return raw
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
@@ -361,17 +398,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: when it is not there, not readable as YAML, or not a mapping.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not valid YAML: {reason}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} holds no settings: it must be a mapping of keys to values")
-    return raw
+    return parse_settings(text, str(path))
 
 
 def resolve(raw: Mapping[str, Any], changes: Iterable[str] = ()) -> Any:
@@ -385,7 +417,7 @@ def resolve(raw: Mapping[str, Any], changes: Iterable[str] = ()) -> Any:
         path, equals, value = change.partition("=")
         if not equals or not path:
             raise UserError(f"'{change}' is not of the form path=value, for instance rounds=5")
-        settings = override(settings, path, yaml.safe_load(value))
+        settings = override(settings, path, parse_yaml(value, f"the value of '{path}'"))
     return validated(Settings, readable_numbers(settings), "")
 
 

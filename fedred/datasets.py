@@ -1,7 +1,7 @@
 """The data sets: each a frozen dataclass with `load(root, download)` that returns a `Dataset`.
 
-A data set is four tensors: uint8 images and int64 labels to train on and to test on. They are
-normalised on the device, when they are used. There is no DataLoader and there are no workers.
+A data set is four tensors: uint8 images and int64 labels to train on and to test on. A run normalises
+the images of its clients once, when it starts. There is no DataLoader and there are no workers.
 """
 
 import json

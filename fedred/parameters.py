@@ -63,7 +63,7 @@ class FlatModel:
         return logits
 
     def to(self, device: torch.device) -> "FlatModel":
-        """Return the same model with its module on another device."""
+        """Move the module to another device and return the model there."""
         return FlatModel(self.module.to(device), self.input_shape, self.classes)
 
 

@@ -1,5 +1,6 @@
 """Who holds which training sample: each way to split a data set is a frozen dataclass."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,13 @@ class ClientIndices:
         indices: for each client int64 [its samples], ascending; no sample is held twice.
         counts: int64 [clients, C], how many samples of each class a client holds.
         dataset_checksum: `Dataset.checksum` of the data set that was split.
+        class_names: of the C classes, for pictures.
     """
 
     indices: tuple[Tensor, ...]
     counts: Tensor
     dataset_checksum: str
+    class_names: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> Tensor:
@@ -74,7 +77,7 @@ def _clients() -> Any:
 
 
 def _samples_per_client() -> Any:
-    help = "samples a client holds on average, drawn at random from all; none: all samples are used"
+    help = "samples a client holds on average, drawn at random from all; null: all samples are used"
     return option(None, help, ge=1)
 
 
@@ -408,7 +411,8 @@ def load_partition(path: Path) -> ClientIndices:
     tensors, texts = read_tensors(path, "partition")
     with told(f"{path} is not a whole partition: delete it and build it again"):
         parts = torch.split(tensors["indices"], tensors["sizes"].tolist())
-        partition = ClientIndices(tuple(parts), tensors["counts"], texts["dataset_checksum"])
+        names = tuple(json.loads(texts["classes"]))
+        partition = ClientIndices(tuple(parts), tensors["counts"], texts["dataset_checksum"], names)
         computed = partition.checksum
     require_checksum(path, computed, texts)
     return partition
@@ -420,4 +424,5 @@ def _content(partition: ClientIndices) -> tuple[Tensors, Texts]:
         "sizes": partition.sizes,
         "counts": partition.counts,
     }
-    return tensors, {"dataset_checksum": partition.dataset_checksum}
+    classes = json.dumps(partition.class_names)
+    return tensors, {"dataset_checksum": partition.dataset_checksum, "classes": classes}

@@ -80,8 +80,8 @@ class Plan:
             return [self.partition_file(self.runs[self.experiments[experiment][0]])]
         return self.run_folders(experiment)
 
-    def figure_files(self, experiment: str, figure: str) -> list[str]:
-        """Return the files whose change calls for a new drawing."""
+    def source_files(self, experiment: str, figure: str) -> list[str]:
+        """Return the files whose change calls for a new table or figure."""
         sources = self.figure_sources(experiment, figure)
         return sources if figure == "partition" else [f"{run}/run.json" for run in sources]
 
@@ -167,11 +167,11 @@ def workflow_plan(raw: Settings) -> Plan:
         sys.exit(2)
 
 
-def gpus_per_run() -> int:
+def gpus_per_run(devices: Path = Path("/dev")) -> int:
     """Return 1 where the machine shows an NVIDIA GPU to this process, else 0.
 
     A run that asks for no GPU is not held back by `--resources gpu=N` on a machine without one;
     the profiles for workstations and clusters set the number themselves.
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return int(not hidden and any(Path("/dev").glob("nvidia[0-9]*")))
+    return int(not hidden and any(devices.glob("nvidia[0-9]*")))

@@ -3,10 +3,10 @@
 import hashlib
 import platform
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).absolute().parent
 # Changing these changes how results are asked for, named or shown, not the numbers of a run.
 NOT_NUMERIC = (
     "cli.py",
@@ -17,7 +17,6 @@ NOT_NUMERIC = (
     "plan.py",
     "progress.py",
     "provenance.py",
-    "run.py",
     "run_folder.py",
 )
 LIBRARIES = ("fedred", "torch", "numpy")
@@ -29,13 +28,19 @@ def numeric_sources(*parts: str) -> list[Path]:
     Args:
         parts: names of files, to return just these (for a job that uses no others).
     """
-    files = [path for path in sorted(PACKAGE.rglob("*.py")) if _is_numeric(path)]
+    files = [_shown(path) for path in sorted(PACKAGE.rglob("*.py")) if _is_numeric(path)]
     return [path for path in files if path.name in parts] if parts else files
 
 
 def report_sources() -> list[Path]:
     """Return the package files that draw figures and write tables."""
-    return sorted((PACKAGE / "report").glob("*.py"))
+    return [_shown(path) for path in sorted((PACKAGE / "report").glob("*.py"))]
+
+
+def _shown(path: Path) -> Path:
+    """Return a path relative to the working folder if it lies below: a project may be moved."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _is_numeric(path: Path) -> bool:
@@ -48,11 +53,19 @@ def code_fingerprint() -> str:
     """Return the SHA-256 of all numeric source files, by name and content."""
     digest = hashlib.sha256()
     for path in numeric_sources():
-        digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes() + b"\0")
+        name = path.absolute().relative_to(PACKAGE)
+        digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"  # imported from a folder
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of the libraries that compute, and the fingerprint of the code."""
-    libraries = {name: version(name) for name in LIBRARIES}
+    libraries = {name: _version(name) for name in LIBRARIES}
     return {"python": platform.python_version(), **libraries, "code": code_fingerprint()[:12]}

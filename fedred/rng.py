@@ -5,9 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-Purpose = Literal[
-    "subset", "partition", "model", "participants", "batches", "attack", "defense", "knowledge"
-]
+Purpose = Literal["subset", "partition", "model", "participants", "batches", "attack", "defense"]
 
 
 def generator(seed: int, purpose: Purpose, round: int = 0, client: int = 0) -> np.random.Generator:

@@ -91,6 +91,10 @@ def assemble(
     """
     if clients.dataset_checksum != dataset.checksum:
         raise UserError("the partition was made from another data set: make it anew")
+    wanted = {"data set": settings.dataset.name, "clients": settings.partition.clients}
+    found = {"data set": dataset.name, "clients": len(clients.indices)}
+    if found != wanted:
+        raise UserError(f"the files given hold {found}, but the settings ask for {wanted}")
     attack = settings.attack.build()
     classes = len(dataset.classes)
     if attack.backdoor is not None and attack.backdoor.target >= classes:
@@ -128,6 +132,7 @@ def run(
     Raises:
         Stopped: when asked to stop by a signal or by `limits.max_seconds`; a checkpoint is written.
     """
+    made_by = versions()
     resumed = folder.load_checkpoint(federation.device)
     state, records = resumed or (initial_state(federation), [])
     if records:
@@ -146,7 +151,9 @@ def run(
                 folder.save_checkpoint(state, records)
             if ends:
                 raise Stopped(state.round, stop.signal)
-        folder.write_results(state, records, summarise_run(federation, records))
+        folder.write_results(
+            state, records, {**summarise_run(federation, records), "versions": made_by}
+        )
 
 
 def summarise_run(federation: Federation, records: Sequence[Record]) -> dict[str, Any]:
@@ -156,7 +163,6 @@ def summarise_run(federation: Federation, records: Sequence[Record]) -> dict[str
     summaries = [record.summary for record in records]
     seconds = {part: sum(r.seconds[part] for r in records) for part in records[-1].seconds}
     return {
-        "versions": versions(),
         "device": str(federation.device),
         "timings": {part: round(total, 3) for part, total in seconds.items()},
         "selects": federation.defense.selects,

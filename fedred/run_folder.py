@@ -5,11 +5,14 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -86,6 +89,7 @@ class RunFolder:
             "fingerprint": self.fingerprint,
             "round": str(state.round),
             "columns": json.dumps(_columns(records)),
+            "computed": _computed(state.weights.device),
         }
         write_tensors({**_pack_state(state), **_pack_records(records)}, marks, self.checkpoint)
 
@@ -101,12 +105,17 @@ class RunFolder:
         if marks.get("fingerprint") != self.fingerprint:
             self._set_aside("belongs to other settings, data or code")
             return None
+        if marks["computed"] != _computed(device):
+            self._set_aside(
+                f"was computed otherwise ({marks['computed']}, now {_computed(device)})"
+            )
+            return None
         return _unpack_state(tensors, int(marks["round"]), device), _unpack_records(
             tensors, json.loads(marks["columns"])
         )
 
     def _set_aside(self, reason: str) -> None:
-        aside = self.checkpoint.with_suffix(".unusable")
+        aside = self.checkpoint.with_suffix(f".unusable-{time.time_ns()}")
         os.replace(self.checkpoint, aside)
         log.warning("%s %s: kept as %s, starting afresh", self.checkpoint, reason, aside.name)
 
@@ -123,6 +132,12 @@ class RunFolder:
         marks = {"fingerprint": self.fingerprint, "inputs": dict(self.inputs)}
         write_json(self.path / "run.json", {**head, **summary, **marks})
         self.checkpoint.unlink(missing_ok=True)
+
+
+def _computed(device: torch.device) -> str:
+    """Return what decides the last bits besides settings, data and code."""
+    threads = f"{torch.get_num_threads()} threads"
+    return f"PyTorch {torch.__version__} on {device.type}, {threads}"
 
 
 STATE_TENSORS = ("weights", "previous_weights", "initial_weights", "excluded")
@@ -219,9 +234,6 @@ def _cell(name: str, value: float) -> str:
 
 def _write_clients(path: Path, records: Sequence[Record]) -> None:
     """Write a row per round and client."""
-    import pyarrow as pa  # not needed to simulate, only to write
-    import pyarrow.parquet as pq
-
     clients = len(records[0].clients["malicious"])
     rounds = torch.tensor([int(record.summary["round"]) for record in records], dtype=torch.int32)
     columns = {

@@ -108,7 +108,7 @@ def simulate(federation: Federation, state: State) -> Iterator[tuple[State, Reco
 
 def play_round(federation: Federation, state: State, chunk: int) -> tuple[State, Record]:
     """Play one round: sample, train, forge, judge, aggregate, measure."""
-    clock = Stopwatch()
+    clock = Stopwatch(federation.device)
     round = state.round + 1
     participants = sample_participants(federation, state.excluded, round)
     updates = clock(
@@ -134,23 +134,31 @@ def play_round(federation: Federation, state: State, chunk: int) -> tuple[State,
 class Stopwatch:
     """Note how long each part of a round took: `value = clock("part", expression)`."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.seconds: dict[str, float] = {}
         self.last = time.perf_counter()
 
     def __call__(self, part: str, value: T) -> T:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # else work is charged to whoever waits for it
         now = time.perf_counter()
         self.seconds[part], self.last = now - self.last, now
         return value
 
 
+def participants_of(participation: float, clients: int) -> int:
+    """Return the participants of a round: max(1, participation * clients, rounded half up)."""
+    return max(1, math.floor(participation * clients + 0.5))
+
+
 def sample_participants(federation: Federation, excluded: Tensor, round: int) -> Tensor:
     """Draw who takes part: ids int64 [n], ascending, never an excluded client.
 
-    n = max(1, round(participation * clients)), or all that are left when they are fewer.
+    n = `participants_of`, or all that are left when they are fewer.
     """
     left = (~excluded).nonzero().flatten()
-    wanted = max(1, math.floor(federation.participation * len(excluded) + 0.5))
+    wanted = participants_of(federation.participation, len(excluded))
     if wanted >= len(left):
         return left
     source = rng.generator(federation.seed, "participants", round)

@@ -165,6 +165,20 @@ def test_impossible_combinations_are_refused_before_training(tmp_path):
         assert "Traceback" not in refused.stderr
 
 
+def test_files_of_other_settings_are_refused(tmp_path):
+    dataset, partition = tmp_path / "d.safetensors", tmp_path / "p.safetensors"
+    assert fedred("data", "digits", "--out", dataset).returncode == 0
+    dealt = fedred("partition", "{name: iid, clients: 3}", "--dataset", dataset, "--out", partition)
+    assert dealt.returncode == 0
+    refused = fedred(
+        *("run", "-", "--out", tmp_path / "o", "--dataset", dataset, "--partition", partition),
+        input=yaml.safe_dump(SETTINGS),
+    )
+    assert refused.returncode == 2
+    assert "'clients': 3" in refused.stderr
+    assert "'clients': 8" in refused.stderr
+
+
 def test_list_names_every_method_with_paper_and_options():
     listed = json.loads(fedred("list", "--json").stdout)
     assert set(listed) == {"datasets", "partitions", "models", "attacks", "defenses"}

@@ -96,6 +96,24 @@ REFUSED = [
     ),
     (experiment(figures=["reconstruction_error"]), "'reconstruction_error' needs", "fedredefense"),
     (experiment(grid={"rounds.x": [1]}, base={"rounds": 3}), "rounds.x", "not a group"),
+    (experiment(grid={"seed": [1]}), "grid.seed is set", "seeds"),
+    (experiment(grid={"attack": []}), "experiments.one.grid.attack is []", "at least 1 item"),
+    (experiment(base={"attack": {"name": ["none"]}}), "unknown attack '['none']'", "min_max"),
+    (
+        experiment(
+            base={
+                "defense": {"name": "krum", "tolerated": 8},
+                "partition": {"name": "iid", "clients": 10},
+            }
+        ),
+        "experiments.one.base: defense krum needs at least 11 participants",
+        "a round has 10",
+    ),
+    (
+        experiment(base={"participation": 0.02}, grid={"defense": ["fedavg", "krum"]}),
+        "defense krum needs at least 3 participants",
+        "a round has 2",
+    ),
     ({"experiments": {"Bad Name": {}}}, "experiments.Bad Name", "pattern"),
     ({"experiments": {}}, "experiments is {}", "at least 1 item"),
     ({}, "experiments is missing", "required"),
@@ -246,6 +264,11 @@ def test_a_new_name_drops_the_options_of_the_old_method():
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "0.001"])
 def test_numbers_that_yaml_takes_for_text_are_numbers(text):
     assert resolve(yaml.safe_load(f"training: {{lr: {text}}}")).training.lr == 0.001
+
+
+def test_a_change_that_is_no_yaml_is_refused():
+    with pytest.raises(UserError, match="the value of 'rounds' is not valid YAML"):
+        resolve({}, ["rounds=[1"])
 
 
 @pytest.mark.parametrize("change", ["rounds", "=5", ""])

@@ -61,6 +61,8 @@ def test_conda_environment_has_the_same_dependencies_as_pyproject():
         if isinstance(line, str) and line != "pip":
             name, bound = re.fullmatch(r"([a-z0-9-]+)(.*)", line).groups()
             conda[SAME_PACKAGE.get(name, name)] = bound
+    pip = environment["dependencies"][-1]["pip"]
+    assert pip == ["--editable ."], "conda hands these lines to pip as a requirements file"
     assert conda.pop("python") == pyproject()["requires-python"]
     assert conda == requirements()
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from fedred.local_training import LocalTraining
@@ -193,5 +192,4 @@ def test_released_step_size_and_shared_initial_images():
     model = flat_model(MLP(), SHAPE, CLASSES)
     images = options.initial_images(model, np.random.default_rng(0))
     assert images.shape == (CLASSES, *SHAPE)
-    assert isinstance(model.module, nn.Module)
     assert torch.equal(images, options.initial_images(model, np.random.default_rng(0)))

@@ -15,7 +15,15 @@ from fedred.run_folder import RunFolder
 
 FEDRED = [sys.executable, "-c", "from fedred.cli import main; main()"]
 RESULTS = ("rounds.csv", "clients.parquet", "model.safetensors")
-LONG = {**SETTINGS, "attack": {"name": "mpaf", "base": "random"}, "defense": DEFENSE, "rounds": 40}
+LONG = {
+    **SETTINGS,
+    "model": {"name": "convnet", "width": 4, "depth": 2},
+    "training": {"lr": 0.05, "batch_size": 16, "momentum": 0.5},
+    "attack": {"name": "mpaf", "base": "random"},
+    "defense": {**DEFENSE, "exclusion": "round"},
+    "participation": 0.6,
+    "rounds": 40,
+}
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +127,8 @@ def test_a_checkpoint_gives_back_every_bit(tmp_path):
             torch.testing.assert_close(column, other.clients[name], rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("damage", ["torn", "foreign", "settings"])
-def test_a_checkpoint_that_does_not_fit_is_set_aside(tmp_path, caplog, damage):
+@pytest.mark.parametrize("damage", ["torn", "foreign", "settings", "threads"])
+def test_a_checkpoint_that_does_not_fit_is_set_aside(tmp_path, caplog, monkeypatch, damage):
     state, records = play(federation())
     place = folder(tmp_path)
     place.save_checkpoint(state, records)
@@ -129,11 +137,13 @@ def test_a_checkpoint_that_does_not_fit_is_set_aside(tmp_path, caplog, damage):
         place.checkpoint.write_bytes(content[: len(content) // 2])
     if damage == "foreign":
         place.checkpoint.write_bytes(b"not a checkpoint at all")
+    if damage == "threads":
+        monkeypatch.setattr("torch.get_num_threads", lambda: 64)
     if damage == "settings":
         place = folder(tmp_path, rounds=7)
     assert place.load_checkpoint(torch.device("cpu")) is None
     assert not place.checkpoint.exists()
-    assert (tmp_path / "checkpoint.unusable").exists()
+    assert len(list(tmp_path.glob("checkpoint.unusable-*"))) == 1
     assert "starting afresh" in caplog.text
 
 

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from small import DEFENSE, SETTINGS
 
+from fedred.plan import gpus_per_run
+
 TINY = {
     "experiments": {
         "tiny": {
@@ -148,6 +150,32 @@ def test_a_mistake_in_a_configuration_is_one_sentence_and_no_job(tmp_path):
 
 
 @pytest.mark.parametrize("resources", [["--resources", "gpu=2"], []])
-def test_the_command_of_the_readme_plans_with_and_without_gpus(tmp_path, resources):
+@pytest.mark.parametrize("gpus", ["", "0,1"])
+def test_the_command_of_the_readme_plans_with_and_without_gpus(
+    tmp_path, monkeypatch, gpus, resources
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     project = copy_project(tmp_path)
     assert jobs(project, "--cores", 8, *resources)["simulate"] == 24
+
+
+@pytest.mark.parametrize(
+    ("devices", "visible", "expected"),
+    [
+        ([], None, 0),
+        (["nvidia0", "nvidia1"], None, 1),
+        (["nvidia0"], "", 0),
+        (["nvidia0"], "-1", 0),
+        (["nvidiactl"], None, 0),
+        (["nvidia0"], "0", 1),
+    ],
+)
+def test_a_run_asks_for_a_gpu_only_where_one_is_seen(
+    tmp_path, monkeypatch, devices, visible, expected
+):
+    for device in devices:
+        (tmp_path / device).touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus_per_run(tmp_path) == expected

@@ -28,6 +28,7 @@ class FedAvg:
 
     paper: ClassVar[str] = "McMahan et al., AISTATS 2017"
     selects: ClassVar[bool] = False
+    fewest_participants: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -22,8 +22,8 @@ class FedREDefense:
 
     A participant is trusted when its reconstruction error is at most `threshold`, which is also the
     early stop of the reconstruction. An error that is not finite is distrusted, and the others are
-    judged as always. The trusted updates go to `aggregator`; when nobody is trusted, the global model
-    stays as it is. What was learned of a client starts its next reconstruction.
+    judged as always. The trusted updates go to `aggregator`; when they are fewer than it needs, the
+    global model stays as it is. What was learned of a client starts its next reconstruction.
 
     Args:
         exclusion: `permanent`: a flagged client is never asked again; `round`: it is left out of
@@ -39,6 +39,7 @@ class FedREDefense:
 
     paper: ClassVar[str] = "Xie, Fang, Gong, ICML 2024"
     selects: ClassVar[bool] = True
+    fewest_participants: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -57,8 +58,12 @@ class FedREDefense:
     def _aggregate(
         self, updates: Tensor, view: ServerView, trusted: Tensor
     ) -> tuple[Tensor, NamedTensors]:
-        if not trusted.any():
-            log.warning("round %d: every update is flagged; the model stays", view.round)
+        if int(trusted.sum()) < self.aggregator.fewest_participants:
+            log.warning(
+                "round %d: %d updates are trusted, too few to aggregate; the model stays",
+                view.round,
+                int(trusted.sum()),
+            )
             return torch.zeros_like(view.weights), {}
         verdict = self.aggregator(updates[trusted], view.select(trusted, "aggregator"))
         return verdict.aggregate, {f"aggregator.{k}": v for k, v in verdict.state.items()}

@@ -78,14 +78,17 @@ class Defense(Protocol):
     """What a member of DEFENSES is: options at construction, data at call, no other state.
 
     `selects` tells whether the rule accepts or rejects whole clients, so that detection rates
-    mean something.
+    mean something. `fewest_participants` is the smallest n that the rule can judge; fewer are refused.
     """
 
     paper: ClassVar[str]
     selects: ClassVar[bool]
 
+    @property
+    def fewest_participants(self) -> int: ...
+
     def __call__(self, updates: Tensor, view: ServerView) -> Verdict:
-        """Aggregate updates float [n, P], n at least 1; the updates are not changed."""
+        """Aggregate updates float [n, P], n at least `fewest_participants`; they are not changed."""
         ...
 
 

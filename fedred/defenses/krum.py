@@ -37,6 +37,11 @@ class Krum:
     def __post_init__(self) -> None:
         check_options(self)
 
+    @property
+    def fewest_participants(self) -> int:
+        """f + 3: the winner needs one neighbour at least."""
+        return (self.tolerated or 0) + 3
+
     def __call__(self, updates: Tensor, view: ServerView) -> Verdict:
         """Return the winner of updates [n, P] and all scores; NaN in a score counts as infinite."""
         scores = self.scores(updates)

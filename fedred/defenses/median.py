@@ -25,6 +25,7 @@ class Median:
 
     paper: ClassVar[str] = "Yin et al., ICML 2018"
     selects: ClassVar[bool] = False
+    fewest_participants: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -1,6 +1,6 @@
 rule table:
     input:
-        lambda wildcards: PLAN.figure_files(wildcards.experiment, wildcards.table),
+        lambda wildcards: PLAN.source_files(wildcards.experiment, wildcards.table),
         code=report_sources(),
     output:
         report(
@@ -27,7 +27,7 @@ rule table:
 
 rule figure:
     input:
-        lambda wildcards: PLAN.figure_files(wildcards.experiment, wildcards.figure),
+        lambda wildcards: PLAN.source_files(wildcards.experiment, wildcards.figure),
         code=report_sources(),
     output:
         report(

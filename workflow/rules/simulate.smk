@@ -15,7 +15,7 @@ rule simulate:
     threads: 1
     resources:
         gpu=gpus_per_run(),
-        mem_mb=4000,
+        mem_mb=6000,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         settings=lambda wildcards: as_text(PLAN.runs[wildcards.run]),
