@@ -9,7 +9,7 @@ from torch import Tensor
 from fedred.attacks.interface import Backdoor
 from fedred.parameters import FlatModel
 
-EVALUATION_BATCH = 64  # larger batches fall out of the CPU's cache and take up to 3 times as long
+EVALUATION_BATCH = 64  # larger ones leave the cache of a CPU: docs/decisions/pooling.md
 
 
 @torch.inference_mode()

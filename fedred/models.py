@@ -44,7 +44,7 @@ def _pooling(kind: Pooling) -> nn.Module:
 class AveragePool(nn.Module):
     """Mean over 2x2 squares, for even height and width.
 
-    The sum of slices takes a fourth of the time of nn.AvgPool2d(2) on a CPU (docs/decisions/pooling.md).
+    Faster than nn.AvgPool2d(2) on a CPU, by 3 to 7 times (docs/decisions/pooling.md).
     """
 
     def forward(self, images: Tensor) -> Tensor:

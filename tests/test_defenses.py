@@ -422,7 +422,7 @@ def test_fedredefense_keeps_the_model_when_all_are_flagged(caplog):
         verdict = fedredefense()(noise(3), view_of(3, round=4))
     assert not verdict.trusted.any()
     assert torch.equal(verdict.aggregate, torch.zeros(MODEL.size))
-    assert "round 4: every update is flagged; the model stays" in caplog.text
+    assert "round 4: 0 of 3 updates are trusted, too few; the model stays" in caplog.text
 
 
 def test_fedredefense_excludes_for_good_or_for_the_round():

@@ -59,11 +59,8 @@ class FedREDefense:
         self, updates: Tensor, view: ServerView, trusted: Tensor
     ) -> tuple[Tensor, NamedTensors]:
         if int(trusted.sum()) < self.aggregator.fewest_participants:
-            log.warning(
-                "round %d: %d updates are trusted, too few to aggregate; the model stays",
-                view.round,
-                int(trusted.sum()),
-            )
+            counts = (view.round, int(trusted.sum()), len(trusted))
+            log.warning("round %d: %d of %d updates are trusted, too few; the model stays", *counts)
             return torch.zeros_like(view.weights), {}
         verdict = self.aggregator(updates[trusted], view.select(trusted, "aggregator"))
         return verdict.aggregate, {f"aggregator.{k}": v for k, v in verdict.state.items()}
