@@ -39,12 +39,14 @@ class ClientIndices:
         counts: int64 [clients, C], how many samples of each class a client holds.
         dataset_checksum: `Dataset.checksum` of the data set that was split.
         class_names: of the C classes, for pictures.
+        made_by: `description` of the method and seed that dealt the samples.
     """
 
     indices: tuple[Tensor, ...]
     counts: Tensor
     dataset_checksum: str
     class_names: tuple[str, ...] = ()
+    made_by: str = ""
 
     @property
     def sizes(self) -> Tensor:
@@ -298,7 +300,13 @@ def partition(
         indices=tuple(torch.from_numpy(part.astype(np.int64)) for part in indices),
         counts=torch.from_numpy(counts.astype(np.int64)),
         dataset_checksum=dataset_checksum,
+        made_by=description(method, seed),
     )
+
+
+def description(method: Partition, seed: int) -> str:
+    """Return the method with all its options, and the seed, to tell one partition from another."""
+    return f"{method!r} with seed {seed}"
 
 
 def _subset(method: Partition, samples: int, seed: int) -> np.ndarray:
@@ -411,8 +419,13 @@ def load_partition(path: Path) -> ClientIndices:
     tensors, texts = read_tensors(path, "partition")
     with told(f"{path} is not a whole partition: delete it and build it again"):
         parts = torch.split(tensors["indices"], tensors["sizes"].tolist())
-        names = tuple(json.loads(texts["classes"]))
-        partition = ClientIndices(tuple(parts), tensors["counts"], texts["dataset_checksum"], names)
+        partition = ClientIndices(
+            indices=tuple(parts),
+            counts=tensors["counts"],
+            dataset_checksum=texts["dataset_checksum"],
+            class_names=tuple(json.loads(texts["classes"])),
+            made_by=texts["made_by"],
+        )
         computed = partition.checksum
     require_checksum(path, computed, texts)
     return partition
@@ -425,4 +438,8 @@ def _content(partition: ClientIndices) -> tuple[Tensors, Texts]:
         "counts": partition.counts,
     }
     classes = json.dumps(partition.class_names)
-    return tensors, {"dataset_checksum": partition.dataset_checksum, "classes": classes}
+    return tensors, {
+        "dataset_checksum": partition.dataset_checksum,
+        "classes": classes,
+        "made_by": partition.made_by,
+    }

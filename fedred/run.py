@@ -16,7 +16,7 @@ from fedred.datasets import Dataset
 from fedred.errors import UserError
 from fedred.metrics import average_detection
 from fedred.models import flat_model
-from fedred.partition import ClientIndices
+from fedred.partition import ClientIndices, description
 from fedred.provenance import versions
 from fedred.run_folder import RunFolder
 from fedred.simulation import Federation, Record, State, initial_state, simulate
@@ -91,10 +91,10 @@ def assemble(
     """
     if clients.dataset_checksum != dataset.checksum:
         raise UserError("the partition was made from another data set: make it anew")
-    wanted = {"data set": settings.dataset.name, "clients": settings.partition.clients}
-    found = {"data set": dataset.name, "clients": len(clients.indices)}
-    if found != wanted:
-        raise UserError(f"the files given hold {found}, but the settings ask for {wanted}")
+    wanted = (settings.dataset.name, description(settings.partition.build(), settings.seed))
+    for found, asked in zip((dataset.name, clients.made_by), wanted, strict=True):
+        if found != asked:
+            raise UserError(f"the file given holds {found}, but the settings ask for {asked}")
     attack = settings.attack.build()
     classes = len(dataset.classes)
     if attack.backdoor is not None and attack.backdoor.target >= classes:

@@ -211,7 +211,7 @@ def _unpack_records(
     ]
 
 
-COUNTS = ("round", "participants", "trusted", "excluded")
+WHOLE_NUMBERS = ("round", "participants", "trusted", "excluded")
 
 
 def _write_rounds(path: Path, records: Sequence[Record]) -> None:
@@ -229,7 +229,7 @@ def _write_rounds(path: Path, records: Sequence[Record]) -> None:
 def _cell(name: str, value: float) -> str:
     if value != value:
         return ""
-    return str(int(value)) if name in COUNTS else repr(float(value))
+    return str(int(value)) if name in WHOLE_NUMBERS else repr(float(value))
 
 
 def _write_clients(path: Path, records: Sequence[Record]) -> None:

@@ -175,8 +175,23 @@ def test_files_of_other_settings_are_refused(tmp_path):
         input=yaml.safe_dump(SETTINGS),
     )
     assert refused.returncode == 2
-    assert "'clients': 3" in refused.stderr
-    assert "'clients': 8" in refused.stderr
+    assert "holds Iid(clients=3, samples_per_client=None) with seed 0" in refused.stderr
+    assert "ask for BalancedDirichlet(clients=8" in refused.stderr
+
+
+def test_a_partition_of_another_seed_is_refused(tmp_path):
+    dataset, partition = tmp_path / "d.safetensors", tmp_path / "p.safetensors"
+    assert fedred("data", "digits", "--out", dataset).returncode == 0
+    settings = json.dumps(SETTINGS["partition"])
+    dealt = fedred("partition", settings, "--dataset", dataset, "--seed", 1, "--out", partition)
+    assert dealt.returncode == 0
+    refused = fedred(
+        *("run", "-", "--out", tmp_path / "o", "--dataset", dataset, "--partition", partition),
+        input=yaml.safe_dump(SETTINGS),
+    )
+    assert refused.returncode == 2
+    assert "with seed 1, but the settings ask for" in refused.stderr
+    assert not (tmp_path / "o").exists()
 
 
 def test_list_names_every_method_with_paper_and_options():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small import DEFENSE, federation, play
 
-from fedred.attacks.interface import AttackerView
+from fedred.attacks.interface import AttackerView, Forged, train_honestly
 from fedred.defenses.interface import ServerView, Verdict
 from fedred.simulation import initial_state, local_updates, play_round, sample_participants
 
@@ -128,12 +128,11 @@ def test_an_attacker_sees_only_its_own_updates():
         paper = ""
         backdoor = None
 
-        def poison(self, images, labels, client, classes):
-            return [(images, labels)]
+        poison = train_honestly
 
         def forge(self, own_updates, view):
             seen.append((own_updates.clone(), view.clients))
-            return type("Forged", (), {"updates": own_updates, "state": {}})
+            return Forged(own_updates)
 
     fed = dataclasses.replace(federation(attack="mpaf"), attack=Spy())
     start = initial_state(fed)
