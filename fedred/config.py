@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from fedred.attacks import ATTACKS
+from fedred.attacks.interface import Attack
 from fedred.datasets import DATASETS
 from fedred.defenses import DEFENSES
 from fedred.defenses.interface import Defense
@@ -45,6 +46,8 @@ FAMILIES: dict[str, Mapping[str, type]] = {
     "attack": ATTACKS,
     "defense": DEFENSES,
 }
+COMPOSABLE: dict[Any, str] = {Attack: "attack", Defense: "defense"}
+"""Types of an option that names another method of its family."""
 TABLES = ("performance", "detection")
 FIGURES = ("accuracy_over_rounds", "reconstruction_error", "detection", "partition")
 SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
@@ -89,7 +92,7 @@ def options_model(method: Any, name: str | None) -> type[MethodOptions]:
         default = declared.default
         assert default is not MISSING
         described = Field(description=declared.metadata["help"], **declared.metadata["bounds"])
-        kind = _field_type(hints[declared.name])
+        kind = _field_type(hints[declared.name], method)
         if is_dataclass(default):
             fields[declared.name] = (Annotated[kind, described], _default_options(default))
         else:
@@ -100,19 +103,16 @@ def options_model(method: Any, name: str | None) -> type[MethodOptions]:
     return model
 
 
-def _field_type(hint: Any) -> Any:
-    if hint is Defense:
-        return family_type("defense", _plain(DEFENSES))
+def _field_type(hint: Any, owner: type) -> Any:
+    if hint in COMPOSABLE:
+        kind = COMPOSABLE[hint]
+        return family_type(kind, _listed_above(owner, FAMILIES[kind]))
     return options_model(hint, None) if isinstance(hint, type) and is_dataclass(hint) else hint
 
 
-def _plain(family: Mapping[str, type]) -> dict[str, type]:
-    """Return the methods of a family that are not built on another of the family."""
-    return {
-        name: method
-        for name, method in family.items()
-        if Defense not in get_type_hints(method).values()
-    }
+def _listed_above(owner: type, family: Mapping[str, type]) -> dict[str, type]:
+    """Return the methods on which another of their family may be built: those listed above it."""
+    return dict(itertools.takewhile(lambda item: item[1] is not owner, family.items()))
 
 
 def _default_options(method: Any) -> MethodOptions:

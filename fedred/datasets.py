@@ -29,6 +29,7 @@ from fedred.files import (
     write_tensors,
 )
 from fedred.options import check_options, option
+from fedred.papers import Paper
 
 # The released code's, as in much of the literature: each std is the mean of the standard deviations
 # inside one image; over all training pixels they are 0.2470, 0.2435 and 0.2616.
@@ -127,7 +128,7 @@ class Dataset:
 class Source(Protocol):
     """What a member of DATASETS is: options at construction, `load` reads the files."""
 
-    paper: ClassVar[str]
+    papers: ClassVar[tuple[Paper, ...]]
 
     def load(self, root: Path, download: bool) -> Dataset: ...
 
@@ -144,7 +145,16 @@ class Digits:
     A fixed stratified split: 1,437 images to train on, 360 to test on. Needs no file.
     """
 
-    paper: ClassVar[str] = "Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, 1998"
+    papers: ClassVar[tuple[Paper, ...]] = (
+        Paper(
+            "Alpaydin and Kaynak, 1998",
+            "Alpaydin, Ethem and Kaynak, Cenk",
+            "Optical Recognition of Handwritten Digits",
+            "UCI Machine Learning Repository",
+            1998,
+            "misc",
+        ),
+    )
 
     def load(self, root: Path, download: bool) -> Dataset:
         """Return the data set; both arguments are ignored."""
@@ -174,7 +184,16 @@ class Digits:
 class FashionMNIST:
     """Clothes, 60,000 + 10,000 grey images of 28x28, in torchvision's layout FashionMNIST/raw."""
 
-    paper: ClassVar[str] = "Xiao, Rasul, Vollgraf, Fashion-MNIST, arXiv:1708.07747, 2017"
+    papers: ClassVar[tuple[Paper, ...]] = (
+        Paper(
+            "Xiao, Rasul, Vollgraf, 2017",
+            "Xiao, Han and Rasul, Kashif and Vollgraf, Roland",
+            "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms",
+            "arXiv:1708.07747",
+            2017,
+            "misc",
+        ),
+    )
 
     def load(self, root: Path, download: bool) -> Dataset:
         """Read the four IDX files, downloaded by torchvision when one is missing.
@@ -210,7 +229,16 @@ class CIFAR10:
     that only the published bytes are ever unpickled.
     """
 
-    paper: ClassVar[str] = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
+    papers: ClassVar[tuple[Paper, ...]] = (
+        Paper(
+            "Krizhevsky, 2009",
+            "Krizhevsky, Alex",
+            "Learning Multiple Layers of Features from Tiny Images",
+            "Technical report, University of Toronto",
+            2009,
+            "misc",
+        ),
+    )
 
     def load(self, root: Path, download: bool) -> Dataset:
         """Read the batches, downloaded by torchvision when one is missing or damaged.
@@ -248,7 +276,16 @@ class CINIC10:
     grey files are read as colour.
     """
 
-    paper: ClassVar[str] = "Darlow et al., CINIC-10 is not ImageNet or CIFAR-10, arXiv:1810.03505"
+    papers: ClassVar[tuple[Paper, ...]] = (
+        Paper(
+            "Darlow et al., 2018",
+            "Darlow, Luke N. and Crowley, Elliot J. and Antoniou, Antreas and Storkey, Amos J.",
+            "CINIC-10 is not ImageNet or CIFAR-10",
+            "arXiv:1810.03505",
+            2018,
+            "misc",
+        ),
+    )
 
     def load(self, root: Path, download: bool) -> Dataset:
         """Read the image files; there is no download.
@@ -276,7 +313,7 @@ class ImageFolder:
 
     folder: str = option("images", "folder with train/ and test/, relative to the data folder")
 
-    paper: ClassVar[str] = "none: your own images"
+    papers: ClassVar[tuple[Paper, ...]] = ()
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -47,7 +47,7 @@ def json_schema() -> str:
 
 
 def describe_families() -> dict[str, dict[str, Description]]:
-    """Return family -> method -> {paper, summary, options} as plain values."""
+    """Return family -> method -> {papers, summary, options} as plain values."""
     return {
         f"{kind}s": {name: describe_method(method) for name, method in family.items()}
         for kind, family in FAMILIES.items()
@@ -55,10 +55,11 @@ def describe_families() -> dict[str, dict[str, Description]]:
 
 
 def describe_method(method: Any) -> Description:
-    """Return paper, one sentence and options of a method."""
+    """Return papers, one sentence and options of a method."""
     options = {path: description for path, description in _options(method)}
     summary = (method.__doc__ or "").strip().splitlines()[0]
-    return {"paper": method.paper, "summary": summary, "options": options}
+    papers = [paper.short for paper in method.papers]
+    return {"papers": papers, "summary": summary, "options": options}
 
 
 def _options(method: Any, prefix: str = "") -> Iterator[tuple[str, Description]]:
@@ -95,10 +96,10 @@ def _type_in_words(hint: Any) -> str:
 def print_families(families: Mapping[str, Mapping[str, Description]], console: Console) -> None:
     """Print families of methods as tables."""
     for family, methods in families.items():
-        table = Table("name", "paper", "options (default)", title=family, title_justify="left")
+        table = Table("name", "papers", "options (default)", title=family, title_justify="left")
         for name, method in methods.items():
             options = (f"{path} ({_plain(o['default'])})" for path, o in method["options"].items())
-            table.add_row(name, method["paper"], "\n".join(options))
+            table.add_row(name, "\n".join(method["papers"]), "\n".join(options))
         console.print(table)
 
 
@@ -119,7 +120,7 @@ def config_readme() -> str:
             lines += [
                 f"### `{family[:-1]}: {name}`",
                 "",
-                f"{method['summary']} ({method['paper']})",
+                f"{method['summary']}{_cited(method)}",
                 "",
             ]
             lines += [*_method_lines(method), ""]
@@ -133,6 +134,10 @@ def _fields(model: type[BaseModel]) -> Iterator[str]:
         default = getattr(field.default, "name", field.default)
         shown = "see below" if isinstance(default, BaseModel) else f"`{_plain(default)}`"
         yield f"| `{key}` | {field.description} | {shown} |"
+
+
+def _cited(method: Description) -> str:
+    return f" ({'; '.join(method['papers'])})" if method["papers"] else ""
 
 
 def _method_lines(method: Description) -> Iterator[str]:

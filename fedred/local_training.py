@@ -11,6 +11,7 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from fedred.options import check_options, option
+from fedred.papers import MCMAHAN, Paper
 from fedred.parameters import FlatModel
 
 PADDING = -1
@@ -32,7 +33,7 @@ class LocalTraining:
     batch_size: int = option(32, "samples in a batch", ge=1)
     epochs: int = option(1, "passes over the client's samples in a round", ge=1)
 
-    paper: ClassVar[str] = "McMahan et al., AISTATS 2017"
+    papers: ClassVar[tuple[Paper, ...]] = (MCMAHAN,)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -31,14 +31,17 @@ def accuracy(model: FlatModel, weights: Tensor, images: Tensor, labels: Tensor) 
 def attack_success_rate(
     model: FlatModel, weights: Tensor, images: Tensor, labels: Tensor, backdoor: Backdoor | None
 ) -> float:
-    """Return the share of test samples not of the target class that the trigger sends there (ASR).
+    """Return the share of the backdoor's source images that become its target (ASR).
 
-    NaN for an attack without a backdoor.
+    Those are the test samples not of the target class, or those of the source class where it names
+    one. NaN for an attack without a backdoor, or when there are no such samples.
     """
     if backdoor is None:
         return float("nan")
-    others = images[labels != backdoor.target]
-    hits = predictions(model, weights, backdoor.apply(others)) == backdoor.target
+    others = labels != backdoor.target if backdoor.source is None else labels == backdoor.source
+    if not others.any():
+        return float("nan")
+    hits = predictions(model, weights, backdoor.apply(images[others])) == backdoor.target
     return float(hits.float().mean())
 
 

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from fedred.errors import UserError
 from fedred.options import check_options, option
+from fedred.papers import MCMAHAN, Paper
 from fedred.parameters import FlatModel
 
 
 class Model(Protocol):
     """What a member of MODELS is: options at construction, `build` makes the network."""
 
-    paper: ClassVar[str]
+    papers: ClassVar[tuple[Paper, ...]]
 
     def build(self, channels: int, height: int, width: int, classes: int) -> nn.Module: ...
 
@@ -83,7 +84,15 @@ class ConvNet:
     norm: Norm = option("instance", "normalisation after each convolution")
     pooling: Pooling = option("average", "halves height and width after each block")
 
-    paper: ClassVar[str] = "Zhao, Mopuri, Bilen, Dataset Condensation, ICLR 2021"
+    papers: ClassVar[tuple[Paper, ...]] = (
+        Paper(
+            "Zhao, Mopuri, Bilen, ICLR 2021",
+            "Zhao, Bo and Mopuri, Konda Reddy and Bilen, Hakan",
+            "Dataset Condensation with Gradient Matching",
+            "International Conference on Learning Representations",
+            2021,
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -104,12 +113,15 @@ class ConvNet:
 
 @dataclass(frozen=True)
 class MLP:
-    """A fully connected network: depth hidden layers of equal width with ReLU."""
+    """A fully connected network: depth hidden layers of equal width with ReLU.
+
+    The 2NN of McMahan et al. is width 200, depth 2.
+    """
 
     width: int = option(128, "units of each hidden layer", ge=1)
     depth: int = option(1, "number of hidden layers", ge=0, le=16)
 
-    paper: ClassVar[str] = "McMahan et al., AISTATS 2017 (the 2NN is width 200, depth 2)"
+    papers: ClassVar[tuple[Paper, ...]] = (MCMAHAN,)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -157,7 +169,22 @@ class ResNet:
     stages: int = option(3, "number of stages", ge=1, le=5)
     blocks: int = option(1, "residual blocks in each stage", ge=1)
 
-    paper: ClassVar[str] = "He et al., CVPR 2016; GroupNorm: Wu and He, ECCV 2018"
+    papers: ClassVar[tuple[Paper, ...]] = (
+        Paper(
+            "He et al., CVPR 2016",
+            "He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian",
+            "Deep Residual Learning for Image Recognition",
+            "IEEE Conference on Computer Vision and Pattern Recognition",
+            2016,
+        ),
+        Paper(
+            "Wu and He, ECCV 2018",
+            "Wu, Yuxin and He, Kaiming",
+            "Group Normalization",
+            "European Conference on Computer Vision",
+            2018,
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -14,6 +14,18 @@ NamedTensors = Mapping[str, Tensor]
 """What a method remembers from round to round: named tensors, the whole of its memory."""
 
 
+def nested(part: str, state: NamedTensors) -> dict[str, Tensor]:
+    """Return the state of a method inside another, every name below `part.`."""
+    return {f"{part}.{name}": tensor for name, tensor in state.items()}
+
+
+def part_of(state: NamedTensors, part: str) -> dict[str, Tensor]:
+    """Return what `nested` stored below `part.`, under its own names."""
+    prefix = f"{part}."
+    inner = (name for name in state if name.startswith(prefix))
+    return {name.removeprefix(prefix): state[name] for name in inner}
+
+
 @dataclass(frozen=True)
 class FlatModel:
     """A network whose parameters are one vector: `logits = model(vector, images)`.

@@ -21,6 +21,7 @@ from fedred.files import (
     write_tensors,
 )
 from fedred.options import check_options, option
+from fedred.papers import FEDREDEFENSE, LI_SILOS, MCMAHAN, Paper
 from fedred.rng import generator
 
 DRAWS = 100
@@ -62,7 +63,7 @@ class ClientIndices:
 class Partition(Protocol):
     """What a member of PARTITIONS is: options at construction, `split` deals out the samples."""
 
-    paper: ClassVar[str]
+    papers: ClassVar[tuple[Paper, ...]]
 
     @property
     def clients(self) -> int: ...
@@ -94,7 +95,7 @@ class Iid:
     clients: int = _clients()
     samples_per_client: int | None = _samples_per_client()
 
-    paper: ClassVar[str] = "McMahan et al., AISTATS 2017 (IID)"
+    papers: ClassVar[tuple[Paper, ...]] = (MCMAHAN,)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -116,7 +117,17 @@ class Dirichlet:
     alpha: float = option(0.5, "concentration; the smaller, the more skewed", gt=0)
     min_samples: int = _min_samples()
 
-    paper: ClassVar[str] = "Yurochkin et al., ICML 2019; Li, Diao, Chen, He, ICDE 2022"
+    papers: ClassVar[tuple[Paper, ...]] = (
+        Paper(
+            "Yurochkin et al., ICML 2019",
+            "Yurochkin, Mikhail and Agarwal, Mayank and Ghosh, Soumya and Greenewald, Kristjan "
+            "and Hoang, Nghia and Khazaeni, Yasaman",
+            "Bayesian Nonparametric Federated Learning of Neural Networks",
+            "International Conference on Machine Learning",
+            2019,
+        ),
+        LI_SILOS,
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -153,7 +164,7 @@ class BalancedDirichlet:
     samples_per_client: int | None = _samples_per_client()
     alpha: float = option(0.1, "concentration; the smaller, the more skewed", gt=0)
 
-    paper: ClassVar[str] = "Xie, Fang, Gong, FedREDefense, ICML 2024"
+    papers: ClassVar[tuple[Paper, ...]] = (FEDREDEFENSE,)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -188,7 +199,7 @@ class Shards:
         2, "shards of each client, its largest number of classes", ge=1
     )
 
-    paper: ClassVar[str] = "McMahan et al., AISTATS 2017 (pathological non-IID)"
+    papers: ClassVar[tuple[Paper, ...]] = (MCMAHAN,)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -248,7 +259,7 @@ class QuantitySkew:
     alpha: float = option(0.5, "concentration; the smaller, the more skewed", gt=0)
     min_samples: int = _min_samples()
 
-    paper: ClassVar[str] = "Li, Diao, Chen, He, ICDE 2022 (quantity skew)"
+    papers: ClassVar[tuple[Paper, ...]] = (LI_SILOS,)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -14,10 +14,10 @@ from fedred.config import (
     Config,
     expand,
     readable_numbers,
+    resolve_method,
     short_hash,
     validated,
 )
-from fedred.defenses import DEFENSES
 from fedred.errors import UserError
 
 Settings = Mapping[str, Any]
@@ -25,7 +25,7 @@ Settings = Mapping[str, Any]
 NEEDS: dict[str, tuple[str, Callable[[Settings], bool]]] = {
     "detection": (
         "a run whose defense accepts or rejects clients",
-        lambda settings: DEFENSES[settings["defense"]["name"]].selects,
+        lambda settings: resolve_method("defense", settings["defense"]).build().selects,
     ),
     "reconstruction_error": (
         "a run defended by fedredefense",

@@ -98,6 +98,27 @@ class Reconstruction:
         return self.budget * training.lr * local_steps * classes / self.steps
 
 
+def synthetic_update(model: FlatModel, weights: Tensor, knowledge: Knowledge, steps: int) -> Tensor:
+    """Return d_K [P], the update that training on the knowledge of one client makes (see above).
+
+    Args:
+        model: the network as a function of its parameters.
+        weights: global weights w [P].
+        knowledge: X, Y and eta of one client, without the leading axis.
+        steps: K.
+    """
+    images, labels, step_size = knowledge
+    targets = labels.softmax(-1)
+
+    def loss(displacement: Tensor) -> Tensor:
+        return -(targets * F.log_softmax(model(weights + displacement, images), -1)).mean()
+
+    displacement = torch.zeros_like(weights)
+    for _ in range(steps):
+        displacement = displacement - step_size * grad(loss)(displacement)
+    return displacement
+
+
 def reconstruction_error(
     model: FlatModel,
     weights: Tensor,
@@ -119,15 +140,7 @@ def reconstruction_error(
     Returns:
         The error, a scalar; not finite when x is zero (and epsilon is) or not finite.
     """
-    images, labels, step_size = knowledge
-    targets = labels.softmax(-1)
-
-    def loss(displacement: Tensor) -> Tensor:
-        return -(targets * F.log_softmax(model(weights + displacement, images), -1)).mean()
-
-    displacement = torch.zeros_like(weights)
-    for _ in range(steps):
-        displacement = displacement - step_size * grad(loss)(displacement)
+    displacement = synthetic_update(model, weights, knowledge, steps)
     distance = (displacement - update).square().sum()
     return (distance + epsilon) / (update.square().sum() + epsilon)
 

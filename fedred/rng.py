@@ -5,7 +5,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-Purpose = Literal["subset", "partition", "model", "participants", "batches", "attack", "defense"]
+Purpose = Literal[
+    "subset", "partition", "model", "participants", "batches", "attack", "defense", "clean"
+]
 
 
 def generator(seed: int, purpose: Purpose, round: int = 0, client: int = 0) -> np.random.Generator:

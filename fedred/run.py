@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from fedred import rng
 from fedred.datasets import Dataset
 from fedred.errors import UserError
 from fedred.metrics import average_detection
@@ -97,11 +100,14 @@ def assemble(
             raise UserError(f"the file given holds {found}, but the settings ask for {asked}")
     attack = settings.attack.build()
     classes = len(dataset.classes)
-    if attack.backdoor is not None and attack.backdoor.target >= classes:
-        raise UserError(
-            f"attack.target is {attack.backdoor.target}, "
-            f"but {dataset.name} has only the classes 0 to {classes - 1}"
-        )
+    for end in ("target", "source"):
+        value = getattr(attack.backdoor, end, None)
+        if value is not None and value >= classes:
+            raise UserError(
+                f"attack.{end} is {value}, "
+                f"but {dataset.name} has only the classes 0 to {classes - 1}"
+            )
+    defense = settings.defense.build()
     malicious = torch.zeros(len(clients.indices), dtype=torch.bool)
     malicious[len(malicious) - settings.malicious :] = True
     federation = Federation(
@@ -114,14 +120,35 @@ def assemble(
         test_labels=dataset.test_labels,
         malicious=malicious,
         attack=attack,
-        defense=settings.defense.build(),
+        defense=defense,
         training=settings.training.build(),
         rounds=settings.rounds,
         participation=settings.participation,
         evaluate_every=settings.evaluate_every,
+        clean=clean_data(dataset, clients, defense.clean_samples, settings.seed),
         seed=settings.seed,
     )
     return federation.to(device)
+
+
+def clean_data(
+    dataset: Dataset, clients: ClientIndices, samples: int, seed: int
+) -> tuple[Tensor, Tensor] | None:
+    """Draw the server's own clean images and labels from those that the clients hold.
+
+    Source: the root data of FLTrust (Cao et al., NDSS 2021, section VI), drawn uniformly.
+
+    Raises:
+        UserError: when the clients hold fewer.
+    """
+    if not samples:
+        return None
+    pool = torch.cat(clients.indices).numpy()
+    if samples > len(pool):
+        raise UserError(f"the server asks for {samples} clean samples, but there are {len(pool)}")
+    drawn = np.sort(rng.generator(seed, "clean").choice(pool, samples, replace=False))
+    index = torch.from_numpy(drawn)
+    return dataset.normalise(dataset.train_images[index]), dataset.train_labels[index]
 
 
 def run(

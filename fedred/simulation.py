@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -36,6 +37,7 @@ class Federation:
         participation: participants in a round as a share of all clients, in (0, 1]; they are drawn from
             those not excluded.
         evaluate_every: rounds between two evaluations; the last round is always evaluated.
+        clean: the server's own normalised images and labels, for a defense that asks for them.
         seed: of every random number.
     """
 
@@ -50,6 +52,7 @@ class Federation:
     rounds: int
     participation: float = 1.0
     evaluate_every: int = 1
+    clean: tuple[Tensor, Tensor] | None = None
     seed: int = 0
 
     @property
@@ -65,6 +68,7 @@ class Federation:
             clients=tuple((x.to(device), y.to(device)) for x, y in self.clients),
             test_images=self.test_images.to(device),
             test_labels=self.test_labels.to(device),
+            clean=self.clean and (self.clean[0].to(device), self.clean[1].to(device)),
         )
 
 
@@ -114,7 +118,9 @@ def play_round(federation: Federation, state: State, chunk: int) -> tuple[State,
     updates = clock(
         "training", local_updates(federation, state.weights, participants, round, chunk)
     )
-    sent, attack_state = clock("attack", forge(federation, state, participants, updates, round))
+    sent, attack_state = clock(
+        "attack", forge(federation, state, participants, updates, round, chunk)
+    )
     view = server_view(federation, state, participants, round, chunk)
     verdict = clock("defense", judge(federation.defense, sent, view))
     after = State(
@@ -198,25 +204,50 @@ def local_updates(
 
 
 def forge(
-    federation: Federation, state: State, participants: Tensor, updates: Tensor, round: int
+    federation: Federation,
+    state: State,
+    participants: Tensor,
+    updates: Tensor,
+    round: int,
+    chunk: int,
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Let the attacker replace its own clients' updates; return all updates and the attack's state."""
     own = federation.malicious[participants]
     if not own.any():
         return updates, state.attack
-    view = AttackerView(
+    view = attacker_view(federation, state, participants, updates, round, chunk)
+    forged = federation.attack.forge(updates[own], view)
+    updates[own] = forged.updates
+    return updates, forged.state
+
+
+def attacker_view(
+    federation: Federation,
+    state: State,
+    participants: Tensor,
+    updates: Tensor,
+    round: int,
+    chunk: int,
+) -> AttackerView:
+    """Collect what the attacker knows; honest updates only for an attack with full knowledge."""
+    own = federation.malicious[participants]
+    sees_honest = federation.attack.knowledge == "full" and not own.all()
+    return AttackerView(
         model=federation.model,
         weights=state.weights,
         previous_weights=state.previous_weights,
         initial_weights=state.initial_weights,
         round=round,
         clients=tuple(participants[own].tolist()),
-        generator=lambda client: rng.generator(federation.seed, "attack", round, client),
+        participants=len(participants),
+        samples=announced_samples(federation, participants[own]),
+        training=federation.training,
+        # Not a closure: it would hold the federation, and with it the ground truth.
+        generator=partial(rng.generator, federation.seed, "attack", round),
+        clients_per_chunk=chunk,
+        honest_updates=updates[~own] if sees_honest else None,
         state=state.attack,
     )
-    forged = federation.attack.forge(updates[own], view)
-    updates[own] = forged.updates
-    return updates, forged.state
 
 
 def server_view(
@@ -229,12 +260,18 @@ def server_view(
         round=round,
         clients=participants,
         all_clients=len(federation.clients),
-        samples=torch.tensor([len(federation.clients[i][1]) for i in participants.tolist()]),
+        samples=announced_samples(federation, participants),
         training=federation.training,
         generator=rng.generator(federation.seed, "defense", round),
         clients_per_chunk=chunk,
+        clean=federation.clean,
         state=state.defense,
     )
+
+
+def announced_samples(federation: Federation, clients: Tensor) -> Tensor:
+    """Return the number of training samples of each of these clients int64 [n]."""
+    return torch.tensor([len(federation.clients[i][1]) for i in clients.tolist()], dtype=torch.long)
 
 
 def judge(defense: Defense, updates: Tensor, view: ServerView) -> Verdict:

@@ -125,7 +125,7 @@ def test_an_attacker_sees_only_its_own_updates():
 
     @dataclasses.dataclass(frozen=True)
     class Spy:
-        paper = ""
+        papers = ()
         backdoor = None
 
         poison = train_honestly
@@ -148,7 +148,7 @@ def test_a_rule_sees_what_the_clients_announced():
 
     @dataclasses.dataclass(frozen=True)
     class Spy:
-        paper = ""
+        papers = ()
         selects = False
 
         def __call__(self, updates, view):

@@ -1,4 +1,4 @@
-"""Fang's attack on trimmed mean and median, with partial knowledge (the paper's "Fang")."""
+"""Fang's attack on trimmed mean and median (the paper's "Fang")."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,26 +6,46 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedred.attacks.interface import AttackerView, Forged, train_honestly
+from fedred.attacks.interface import (
+    AttackerView,
+    Forged,
+    Knowledge,
+    Lone,
+    knowledge_option,
+    lone_option,
+    send_without_spread,
+    train_honestly,
+    uniform_draws,
+)
 from fedred.options import check_options, option
+from fedred.papers import FANG, Paper
 
 
 @dataclass(frozen=True)
 class FangTrim:
     """Push every coordinate beyond its spread, against the direction in which it would move.
 
-    With mu and sigma (n - 1) per coordinate over the attacker's own honest updates:
-    U[mu - far sigma, mu - near sigma] where mu > 0, else U[mu + near sigma, mu + far sigma], drawn
-    anew for each attacker. One attacker alone has no spread and sends its honest update.
+    knowledge own, with mu and sigma (n - 1) per coordinate over the attacker's own honest updates:
+    U[mu - far sigma, mu - near sigma] where mu > 0, else U[mu + near sigma, mu + far sigma].
 
-    Source: Fang et al., USENIX Security 2020, section 4.2, partial knowledge. The released code of
-    FedREDefense lets a lone attacker send a zero update.
+    knowledge full, with the least value a and the greatest b of a coordinate over the honest updates:
+    between a and the lower one of a / reach and reach a where mu > 0; else between b and the
+    higher one of b / reach and reach b.
+
+    Each attacker draws for itself. One update alone has no spread: see `lone`.
+
+    Source: Fang et al., USENIX Security 2020, section 4.2: partial and full knowledge.
     """
 
     near: float = option(3.0, "inner end of the interval, in standard deviations", ge=0)
     far: float = option(4.0, "outer end of the interval, in standard deviations", ge=0)
+    reach: float = option(2.0, "factor b beyond the extreme value, with full knowledge", gt=1)
+    knowledge: Knowledge = knowledge_option()
+    lone: Lone = lone_option()
 
-    paper: ClassVar[str] = "Fang et al., USENIX Security 2020"
+    papers: ClassVar[tuple[Paper, ...]] = (FANG,)
+    tested: ClassVar[str] = "every coordinate inside its interval; uniform by Kolmogorov's test"
+    elsewhere: ClassVar[str] = "some code draws one row and sends it m times"
     backdoor: ClassVar[None] = None
     poison = train_honestly
 
@@ -34,10 +54,20 @@ class FangTrim:
 
     def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
         """Return one draw from the interval for each attacker [m, P]."""
-        if len(own_updates) < 2:
-            return Forged(own_updates)
-        mean, deviation = own_updates.mean(0), own_updates.std(0)
-        outward = torch.where(mean > 0, -1.0, 1.0)
-        draws = [view.generator(client).random(len(mean), "float32") for client in view.clients]
-        shares = torch.stack([torch.from_numpy(draw) for draw in draws]).to(mean)
-        return Forged(mean + outward * deviation * (self.near + (self.far - self.near) * shares))
+        known = view.known_updates(own_updates)
+        if len(known) < 2:
+            return send_without_spread(own_updates, self.lone)
+        start, end = self.interval(known)
+        return Forged(start + (end - start) * uniform_draws(view, own_updates))
+
+    def interval(self, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both ends [P] of the interval of every coordinate, from updates [k, P], k >= 2."""
+        mean = known.mean(0)
+        downward = mean > 0
+        if self.knowledge == "own":
+            step = torch.where(downward, -1.0, 1.0) * known.std(0)
+            return mean + self.near * step, mean + self.far * step
+        lowest, highest = known.min(0).values, known.max(0).values
+        below = torch.minimum(lowest / self.reach, self.reach * lowest)
+        above = torch.maximum(highest / self.reach, self.reach * highest)
+        return torch.where(downward, lowest, highest), torch.where(downward, below, above)

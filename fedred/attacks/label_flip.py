@@ -5,8 +5,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fedred.attacks.interface import Pass, send_as_trained
+from fedred.attacks.interface import Knowledge, Pass, send_as_trained
 from fedred.options import check_options, option
+from fedred.papers import TOLPEGIN, Paper
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,12 @@ class LabelFlip:
 
     map: Literal["next", "reverse"] = option("next", "which label replaces y")
 
-    paper: ClassVar[str] = "Tolpegin et al., ESORICS 2020"
+    papers: ClassVar[tuple[Paper, ...]] = (TOLPEGIN,)
+    tested: ClassVar[str] = (
+        "`next` moves every label and returns after C steps; `reverse` twice is nothing"
+    )
+    elsewhere: ClassVar[str] = "most code has one of the two maps and calls it label flipping"
+    knowledge: ClassVar[Knowledge] = "own"
     backdoor: ClassVar[None] = None
     forge = send_as_trained
 

@@ -7,8 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedred.attacks.interface import AttackerView, Forged, train_honestly
+from fedred.attacks.interface import (
+    AttackerView,
+    Forged,
+    Knowledge,
+    Lone,
+    knowledge_option,
+    lone_option,
+    send_without_spread,
+    train_honestly,
+)
 from fedred.options import check_options, option
+from fedred.papers import SHEJWALKAR, Paper
 
 TINY = 1e-30  # a mean of zero has no direction: it stays zero
 Direction = Literal["deviation", "unit", "sign"]
@@ -18,18 +28,26 @@ Direction = Literal["deviation", "unit", "sign"]
 class MinMax:
     """Send mu + gamma p with the largest gamma that stays within the honest updates' diameter.
 
-    gamma = max {g : max_i ||mu + g p - x_i|| <= max_ij ||x_i - x_j||}, over the attacker's own honest
-    updates x_i with mean mu; p = -sigma (n - 1), -mu / ||mu|| or -sign(mu). Every attacker sends the
-    same vector. One attacker alone sends its honest update.
+    gamma = max {g : max_i ||mu + g p - x_i|| <= max_ij ||x_i - x_j||}, over the known honest updates
+    x_i with mean mu; p = -sigma (n - 1), -mu / ||mu|| or -sign(mu). Every attacker sends the
+    same vector. One update alone has no spread: see `lone`.
 
-    Source: Shejwalkar and Houmansadr, NDSS 2021, section IV, with the attacker's own updates in place
-    of all. They search gamma by halving steps; each constraint is a quadratic in gamma, so here
-    it is solved in closed form (float64).
+    Source: Shejwalkar and Houmansadr, NDSS 2021, section IV; the attacker of FedREDefense's paper
+    knows its own clients' updates only. They search gamma by halving steps, which cannot pass twice
+    the start (30 in the released code: `largest: 60`); each constraint is a quadratic in gamma, so
+    here it is solved in closed form (float64).
     """
 
     direction: Direction = option("deviation", "p: -sigma, -mu / ||mu|| or -sign(mu)")
+    largest: float | None = option(None, "limit of gamma; null: none (released: 60)", gt=0)
+    knowledge: Knowledge = knowledge_option()
+    lone: Lone = lone_option()
 
-    paper: ClassVar[str] = "Shejwalkar and Houmansadr, NDSS 2021"
+    papers: ClassVar[tuple[Paper, ...]] = (SHEJWALKAR,)
+    tested: ClassVar[str] = (
+        "the constraint holds at gamma and fails just beyond; a bisection as its twin"
+    )
+    elsewhere: ClassVar[str] = "the search starts at 10 to 50 and cannot pass twice its start"
     backdoor: ClassVar[None] = None
     poison = train_honestly
 
@@ -38,10 +56,12 @@ class MinMax:
 
     def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
         """Return mu + gamma p for every attacker [m, P]."""
-        if len(own_updates) < 2:
-            return Forged(own_updates)
-        mean, push = own_updates.mean(0), perturbation(own_updates, self.direction)
-        gamma = largest_factor(own_updates, mean, push)
+        known = view.known_updates(own_updates)
+        if len(known) < 2:
+            return send_without_spread(own_updates, self.lone)
+        mean, push = known.mean(0), perturbation(known, self.direction)
+        gamma = largest_factor(known, mean, push)
+        gamma = gamma if self.largest is None else min(gamma, self.largest)
         return Forged((mean + gamma * push).repeat(len(own_updates), 1))
 
 

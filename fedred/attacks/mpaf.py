@@ -5,9 +5,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fedred.attacks.interface import AttackerView, Forged, train_honestly
+from fedred.attacks.interface import AttackerView, Forged, Knowledge, train_honestly
 from fedred.models import initial_parameters
 from fedred.options import check_options, option
+from fedred.papers import Paper
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,20 @@ class MPAF:
     scale: float = option(3.0, "factor lambda on the pull", gt=0)
     base: Literal["initial", "random"] = option("initial", "where the base model comes from")
 
-    paper: ClassVar[str] = "Cao and Gong, CVPR Workshops 2022"
+    papers: ClassVar[tuple[Paper, ...]] = (
+        Paper(
+            "Cao and Gong, CVPR Workshops 2022",
+            "Cao, Xiaoyu and Gong, Neil Zhenqiang",
+            "MPAF: Model Poisoning Attacks to Federated Learning Based on Fake Clients",
+            "IEEE/CVF Conference on Computer Vision and Pattern Recognition Workshops",
+            2022,
+        ),
+    )
+    tested: ClassVar[str] = "closed form; one remembered base model over the rounds"
+    elsewhere: ClassVar[str] = (
+        "the released base is the model before round 1, the paper's a random one"
+    )
+    knowledge: ClassVar[Knowledge] = "own"
     backdoor: ClassVar[None] = None
     poison = train_honestly
 

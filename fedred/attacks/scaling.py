@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedred.attacks.interface import AttackerView, Forged, Pass
+from fedred.attacks.interface import AttackerView, Forged, Knowledge, Pass
 from fedred.attacks.trigger import PixelTrigger
 from fedred.options import check_options, option
+from fedred.papers import BAGDASARYAN, Paper
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,10 @@ class Scaling:
     factor: float = option(3.0, "factor on the trained update", gt=0)
     target: int = option(0, "class that triggered images should get", ge=0)
 
-    paper: ClassVar[str] = "Bagdasaryan et al., AISTATS 2020"
+    papers: ClassVar[tuple[Paper, ...]] = (BAGDASARYAN,)
+    tested: ClassVar[str] = "exactly the factor times the trained update; trigger pixel by pixel"
+    elsewhere: ClassVar[str] = "the factor is often n / m, which replaces the model outright"
+    knowledge: ClassVar[Knowledge] = "own"
 
     def __post_init__(self) -> None:
         check_options(self)

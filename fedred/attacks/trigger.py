@@ -1,6 +1,6 @@
 """The pixel trigger of the backdoor attacks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -20,6 +20,7 @@ class PixelTrigger:
     target: int
     positions: tuple[tuple[int, int], ...] = ((26, 26), (24, 26), (26, 24), (25, 25))
 
+    source: ClassVar[None] = None
     GRID: ClassVar[int] = 28
     ANCHOR: ClassVar[int] = 26
 
@@ -29,6 +30,10 @@ class PixelTrigger:
         for row, column in self.pixels(images.shape[-2], images.shape[-1]):
             triggered[:, 0, row, column] = 1.0
         return triggered
+
+    def part(self, number: int) -> "PixelTrigger":
+        """Return the trigger of one position alone, that of `number` modulo their count."""
+        return replace(self, positions=(self.positions[number % len(self.positions)],))
 
     def pixels(self, height: int, width: int) -> list[tuple[int, int]]:
         """Return the (row, column) positions in an image of this size."""

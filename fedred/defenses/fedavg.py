@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedred.defenses.interface import ServerView, Verdict, finite_rows
+from fedred.defenses.interface import ServerView, Verdict, everybody, finite_rows
 from fedred.options import check_options, option
+from fedred.papers import MCMAHAN, Paper
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +27,11 @@ class FedAvg:
 
     by_samples: bool = option(False, "weight clients by their announced number of samples")
 
-    paper: ClassVar[str] = "McMahan et al., AISTATS 2017"
+    papers: ClassVar[tuple[Paper, ...]] = (MCMAHAN,)
     selects: ClassVar[bool] = False
+    remembers_clients: ClassVar[bool] = False
     fewest_participants: ClassVar[int] = 1
+    clean_samples: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -42,4 +45,4 @@ class FedAvg:
             )
         counts = view.samples if self.by_samples else torch.ones_like(view.samples)
         shares = (counts / counts.sum()).to(updates)
-        return Verdict(shares @ updates, torch.ones(len(updates), dtype=torch.bool))
+        return Verdict(shares @ updates, everybody(updates))

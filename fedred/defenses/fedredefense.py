@@ -10,7 +10,8 @@ from torch import Tensor
 from fedred.defenses.fedavg import FedAvg
 from fedred.defenses.interface import Defense, ServerView, Verdict
 from fedred.options import check_options, option
-from fedred.parameters import NamedTensors
+from fedred.papers import FEDREDEFENSE, Paper
+from fedred.parameters import NamedTensors, nested, part_of
 from fedred.reconstruction import Knowledge, Reconstructed, Reconstruction, reconstruct
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,18 @@ class FedREDefense:
     aggregator: Defense = option(FedAvg(), "rule that combines the trusted updates")
     reconstruction: Reconstruction = option(Reconstruction(), "how updates are reconstructed")
 
-    paper: ClassVar[str] = "Xie, Fang, Gong, ICML 2024"
+    papers: ClassVar[tuple[Paper, ...]] = (FEDREDEFENSE,)
     selects: ClassVar[bool] = True
+    remembers_clients: ClassVar[bool] = True
     fewest_participants: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    @property
+    def clean_samples(self) -> int:
+        """What the aggregator asks for."""
+        return self.aggregator.clean_samples
 
     def __call__(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate the reconstructable ones of updates [n, P]; scores are the errors."""
@@ -61,9 +68,11 @@ class FedREDefense:
         if int(trusted.sum()) < self.aggregator.fewest_participants:
             counts = (view.round, int(trusted.sum()), len(trusted))
             log.warning("round %d: %d of %d updates are trusted, too few; the model stays", *counts)
-            return torch.zeros_like(view.weights), {}
-        verdict = self.aggregator(updates[trusted], view.select(trusted, "aggregator"))
-        return verdict.aggregate, {f"aggregator.{k}": v for k, v in verdict.state.items()}
+            return torch.zeros_like(view.weights), nested(
+                "aggregator", part_of(view.state, "aggregator")
+            )
+        verdict = self.aggregator(updates[trusted], view.select(trusted).within("aggregator"))
+        return verdict.aggregate, nested("aggregator", verdict.state)
 
     def _initial_state(self, view: ServerView) -> dict[str, Tensor]:
         """Knowledge of all clients before anything is learned: the same X, flat labels."""

@@ -5,10 +5,13 @@ from types import MappingProxyType
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from fedred.errors import UserError
 from fedred.local_training import LocalTraining
-from fedred.parameters import FlatModel, NamedTensors
+from fedred.papers import Paper
+from fedred.parameters import FlatModel, NamedTensors, part_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class ServerView:
         training: the protocol that the server announced.
         generator: the server's random source in this round.
         clients_per_chunk: how many clients a rule that trains should compute at once.
+        clean: the server's own normalised images and labels, as many as the rule's `clean_samples`;
+            None for a rule that asks for none.
         state: what the defense returned in the round before.
     """
 
@@ -37,22 +42,17 @@ class ServerView:
     training: LocalTraining
     generator: np.random.Generator
     clients_per_chunk: int = 1
+    clean: tuple[Tensor, Tensor] | None = None
     state: NamedTensors = field(default_factory=dict)
 
-    def select(self, chosen: Tensor, part: str) -> "ServerView":
-        """Return the view of a rule inside this one, which sees the chosen participants (bool [n]).
+    def select(self, chosen: Tensor) -> "ServerView":
+        """Return the view of a rule that sees the chosen participants only (bool or ids [n])."""
+        chosen = chosen.cpu()
+        return replace(self, clients=self.clients[chosen], samples=self.samples[chosen])
 
-        Its state is what stands below `part.` in the state of the outer rule.
-        """
-        prefix = f"{part}."
-        inner = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in self.state.items()
-            if name.startswith(prefix)
-        }
-        return replace(
-            self, clients=self.clients[chosen], samples=self.samples[chosen], state=inner
-        )
+    def within(self, part: str) -> "ServerView":
+        """Return the view of a rule inside this one: its state stands below `part.`."""
+        return replace(self, state=part_of(self.state, part))
 
 
 class Verdict(NamedTuple):
@@ -78,18 +78,110 @@ class Defense(Protocol):
     """What a member of DEFENSES is: options at construction, data at call, no other state.
 
     `selects` tells whether the rule accepts or rejects whole clients, so that detection rates
-    mean something. `fewest_participants` is the smallest n that the rule can judge; fewer are refused.
+    mean something. `remembers_clients` tells whether its state holds something of each client, so
+    that rows without a client make no sense to it. `fewest_participants` is the smallest n that the
+    rule can judge; fewer are refused. `clean_samples` is how many clean samples the server must own.
     """
 
-    paper: ClassVar[str]
-    selects: ClassVar[bool]
+    papers: ClassVar[tuple[Paper, ...]]
+
+    @property
+    def selects(self) -> bool: ...
+
+    @property
+    def remembers_clients(self) -> bool: ...
 
     @property
     def fewest_participants(self) -> int: ...
 
+    @property
+    def clean_samples(self) -> int: ...
+
     def __call__(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates float [n, P], n at least `fewest_participants`; they are not changed."""
         ...
+
+
+class FiniteRule(Defense, Protocol):
+    """A rule that leaves out updates that are not finite: `__call__ = judge_finite`."""
+
+    def judge(self, updates: Tensor, view: ServerView) -> Verdict:
+        """Aggregate updates [n, P] that are all finite, n at least `fewest_participants`."""
+        ...
+
+
+class TolerantRule(FiniteRule, Protocol):
+    """A finite rule that is told how many malicious clients to tolerate: `judge_tolerant`."""
+
+    @property
+    def tolerated(self) -> int | None: ...
+
+
+def judge_finite(self: FiniteRule, updates: Tensor, view: ServerView) -> Verdict:
+    """Judge the finite ones of updates [n, P]; the others are distrusted, with infinite suspicion.
+
+    When too few are finite for the rule, nobody is trusted and the model stays as it is.
+
+    Raises:
+        UserError: when the round has fewer than `fewest_participants`.
+    """
+    return _judge(self, self, updates, view)
+
+
+def judge_tolerant(self: TolerantRule, updates: Tensor, view: ServerView) -> Verdict:
+    """As `judge_finite`; an update that is not finite counts as one of those to be tolerated."""
+    broken = int((~finite_rows(updates)).sum())
+    if self.tolerated is None or not broken:
+        return _judge(self, self, updates, view)
+    rest: FiniteRule = replace(self, tolerated=max(0, self.tolerated - broken))  # type: ignore[type-var]
+    return _judge(self, rest, updates, view)
+
+
+def _judge(rule: FiniteRule, rest: FiniteRule, updates: Tensor, view: ServerView) -> Verdict:
+    refuse_too_few(rule, len(updates))
+    finite = finite_rows(updates)
+    if finite.all():
+        return rule.judge(updates, view)
+    if int(finite.sum()) < max(1, rest.fewest_participants):
+        return keep_model(view)
+    verdict = rest.judge(updates[finite], view.select(finite))
+    return verdict._replace(
+        trusted=_scatter(verdict.trusted, finite, False),
+        scores=None if verdict.scores is None else _scatter(verdict.scores, finite, torch.inf),
+        excluded=None if verdict.excluded is None else _scatter(verdict.excluded, finite, False),
+        iterations=None if verdict.iterations is None else _scatter(verdict.iterations, finite, 0),
+    )
+
+
+def _scatter(values: Tensor, chosen: Tensor, missing: float) -> Tensor:
+    """Return values of the chosen (bool [n]) in their places, `missing` elsewhere [n]."""
+    result = torch.full(chosen.shape, missing, dtype=values.dtype, device=values.device)
+    result[chosen.to(values.device)] = values
+    return result
+
+
+def refuse_too_few(rule: Defense, participants: int) -> None:
+    """Refuse a round that a rule cannot judge.
+
+    Raises:
+        UserError: naming the rule with its options, what it needs and what is there.
+    """
+    if participants < rule.fewest_participants:
+        raise UserError(
+            f"{rule} needs at least {rule.fewest_participants} participants, "
+            f"but the round has {participants}"
+        )
+
+
+def keep_model(view: ServerView) -> Verdict:
+    """Return the verdict of a round that ends without a trusted update."""
+    nobody = torch.zeros(len(view.clients), dtype=torch.bool)
+    return Verdict(torch.zeros_like(view.weights), nobody, state=view.state)
+
+
+def everybody(updates: Tensor) -> Tensor:
+    """Return `trusted` of a rule that rejects nobody, bool [n]."""
+    return torch.ones(len(updates), dtype=torch.bool)
 
 
 def finite_rows(updates: Tensor) -> Tensor:

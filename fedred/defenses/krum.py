@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedred.defenses.interface import ServerView, Verdict
-from fedred.errors import UserError
+from fedred.defenses.geometry import pairwise_distances
+from fedred.defenses.interface import ServerView, Verdict, judge_tolerant
 from fedred.options import check_options, option
+from fedred.papers import BLANCHARD, Paper
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,7 @@ class Krum:
 
     score_i = sum of ||x_i - x_j||^2 over the n - f - 2 nearest other updates, f = `tolerated`.
 
-    The winner alone is trusted. An update that is not finite is infinitely far from all others; when
-    no update has a finite score, nobody is trusted and the model stays. Needs n >= f + 3.
+    The winner alone is trusted. Needs n >= f + 3.
 
     Source: Blanchard et al., NIPS 2017, section 4. FedREDefense's released code takes f = 30 of 100
     and sums distances that are not squared (`squared: false`).
@@ -31,8 +31,11 @@ class Krum:
     )
     squared: bool = option(True, "sum squared distances, as in the paper")
 
-    paper: ClassVar[str] = "Blanchard et al., NIPS 2017"
+    papers: ClassVar[tuple[Paper, ...]] = (BLANCHARD,)
     selects: ClassVar[bool] = True
+    remembers_clients: ClassVar[bool] = False
+    clean_samples: ClassVar[int] = 0
+    __call__ = judge_tolerant
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -42,40 +45,29 @@ class Krum:
         """f + 3: the winner needs one neighbour at least."""
         return (self.tolerated or 0) + 3
 
-    def __call__(self, updates: Tensor, view: ServerView) -> Verdict:
-        """Return the winner of updates [n, P] and all scores; NaN in a score counts as infinite."""
-        scores = self.scores(updates)
+    def judge(self, updates: Tensor, view: ServerView) -> Verdict:
+        """Return the winner of updates [n, P] and all scores [n]."""
+        scores = krum_scores(updates, self.tolerated, self.squared)
         winner = int(scores.argmin())
         trusted = torch.zeros(len(updates), dtype=torch.bool)
-        if not scores[winner].isfinite():
-            return Verdict(torch.zeros_like(updates[0]), trusted, scores)
         trusted[winner] = True
         return Verdict(updates[winner].clone(), trusted, scores)
 
-    def scores(self, updates: Tensor) -> Tensor:
-        """Return the score of each update [n, P] -> [n].
 
-        Raises:
-            UserError: when n < tolerated + 3.
-        """
-        n = len(updates)
-        tolerated = max(0, (n - 3) // 2) if self.tolerated is None else self.tolerated
-        if n < tolerated + 3:
-            raise UserError(
-                f"krum with tolerated {tolerated} needs at least {tolerated + 3} participants, "
-                f"but the round has {n}"
-            )
-        distances = pairwise_distances(updates)
-        costs = distances.square() if self.squared else distances
-        return costs.sort(1).values[:, : n - tolerated - 2].sum(1)
+def krum_scores(updates: Tensor, tolerated: int | None, squared: bool = True) -> Tensor:
+    """Return Krum's score of each update [n, P] -> [n].
 
-
-def pairwise_distances(updates: Tensor) -> Tensor:
-    """Return Euclidean distances [n, n] of updates [n, P]; to oneself, or where not finite, infinite.
-
-    Differences are taken before squaring: the Gram matrix would lose small distances between large
-    updates.
+    Args:
+        updates: x_i, n at least f + 3.
+        tolerated: f; None: (n - 3) // 2, the most for which Blanchard's proposition 4.2 holds.
+        squared: sum squared distances.
     """
-    distances = torch.cdist(updates, updates, compute_mode="donot_use_mm_for_euclid_dist")
-    distances.fill_diagonal_(torch.inf)
-    return distances.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    n = len(updates)
+    f = (n - 3) // 2 if tolerated is None else tolerated
+    return nearest_sums(pairwise_distances(updates), n - f - 2, squared)
+
+
+def nearest_sums(distances: Tensor, neighbours: int, squared: bool = True) -> Tensor:
+    """Return the sum of the smallest (squared) entries of each row of distances [n, n] -> [n]."""
+    costs = distances.square() if squared else distances
+    return costs.sort(1).values[:, :neighbours].sum(1)

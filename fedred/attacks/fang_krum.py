@@ -1,0 +1,114 @@
+"""Fang's attack on Krum: the farthest step against the honest direction that Krum still picks."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedred.attacks.interface import (
+    AttackerView,
+    Forged,
+    Knowledge,
+    Lone,
+    knowledge_option,
+    lone_option,
+    send_without_spread,
+    train_honestly,
+)
+from fedred.defenses.geometry import pairwise_distances
+from fedred.defenses.krum import nearest_sums
+from fedred.options import check_options, option
+from fedred.papers import FANG, Paper
+
+
+@dataclass(frozen=True)
+class FangKrum:
+    """Send -lambda * sign(mu), mu the mean of the known honest updates, with a large lambda.
+
+    lambda is halved from the paper's upper bound until Krum, among the known updates and the crafted
+    ones, picks a crafted one; below `smallest` the search has failed. With full knowledge all m
+    crafted updates stand among the candidates. With the attacker's own updates alone, one
+    does first, and one more after each failed search (m of them always win). Every attacker sends
+    the same. One update alone has no spread: see `lone`.
+
+    Source: Fang et al., USENIX Security 2020, section 4.1, full and partial knowledge. There the
+    attackers' copies are spread in a small ball around the crafted update; here they are equal.
+    """
+
+    smallest: float = option(1e-5, "lambda at which a search has failed", gt=0)
+    squared: bool = option(True, "the server's Krum sums squared distances")
+    knowledge: Knowledge = knowledge_option()
+    lone: Lone = lone_option()
+
+    papers: ClassVar[tuple[Paper, ...]] = (FANG,)
+    tested: ClassVar[str] = (
+        "Krum picks what is sent and does not pick it at twice lambda; within the bound"
+    )
+    elsewhere: ClassVar[str] = "some code starts from a fixed lambda, or stops at 1e-4"
+    backdoor: ClassVar[None] = None
+    poison = train_honestly
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
+        """Return -lambda sign(mu) for every attacker [m, P]."""
+        known, m = view.known_updates(own_updates), len(own_updates)
+        if len(known) < 2:
+            return send_without_spread(own_updates, self.lone)
+        direction = -known.mean(0).sign()
+        copies = range(1, m + 1) if view.honest_updates is None else [m]
+        found = (self.largest_step(known, direction, crafted) for crafted in copies)
+        step = next((step for step in found if step >= self.smallest), 0.0)
+        return Forged((step * direction).repeat(m, 1))
+
+    def largest_step(self, known: Tensor, direction: Tensor, crafted: int) -> float:
+        """Return the first lambda of the halving at which Krum picks the crafted update.
+
+        Args:
+            known: honest updates [k, P], k at least 2.
+            direction: of the crafted update, entries -1, 0 or 1 [P].
+            crafted: copies of the crafted update beside the known ones.
+
+        Returns:
+            lambda, or 0 when the search ends below `smallest`.
+        """
+        rows = known.double()
+        honest = pairwise_distances(rows)
+        step = upper_bound(honest, rows.norm(dim=1), crafted, rows.shape[1])
+        while step >= self.smallest:
+            outward = (step * direction.double() - rows).norm(dim=1)
+            if self._is_picked(honest, outward, crafted):
+                return step
+            step /= 2
+        return 0.0
+
+    def _is_picked(self, honest: Tensor, outward: Tensor, crafted: int) -> bool:
+        """Ask Krum, given distances [k, k] between honest and [k] from honest to crafted updates."""
+        k = len(honest)
+        distances = torch.zeros(k + crafted, k + crafted, dtype=honest.dtype)
+        distances[:k, :k] = honest.cpu()
+        distances[:k, k:] = outward.cpu()[:, None]
+        distances[k:, :k] = outward.cpu()
+        distances.fill_diagonal_(torch.inf)
+        scores = nearest_sums(distances, max(1, k - 2), self.squared)
+        return bool(scores[k] < scores[:k].min())
+
+
+def upper_bound(honest: Tensor, lengths: Tensor, crafted: int, size: int) -> float:
+    """Return the largest lambda at which Krum can pick the crafted update (their theorem 1).
+
+    sqrt(min_i sum of the k - 2 smallest D_ij^2 / ((k - c - 1) P)) + max_i ||x_i|| / sqrt(P)
+
+    Args:
+        honest: distances D between the k honest updates [k, k], infinite on the diagonal.
+        lengths: their norms [k].
+        crafted: c.
+        size: P.
+    """
+    k = len(honest)
+    closest = float(nearest_sums(honest, max(1, k - 2)).min())
+    room = max(1, k - crafted - 1)
+    return math.sqrt(closest / (room * size)) + float(lengths.max()) / math.sqrt(size)

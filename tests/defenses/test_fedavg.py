@@ -1,0 +1,33 @@
+"""FedAvg is a mean, by clients or by samples, and says when it takes a broken update."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from defense_support import genuine, judged, normal, view_of, with_row
+
+from fedred.defenses.fedavg import FedAvg
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_fedavg_passes_a_broken_update_on_and_says_so(value, caplog):
+    with caplog.at_level(logging.WARNING):
+        verdict = judged("fedavg", with_row(genuine()[1], 1, value), round=7)
+    assert verdict.trusted.all()
+    assert not verdict.aggregate.isfinite().any()
+    assert "round 7: 1 updates are not finite" in caplog.text
+
+
+def test_fedavg_is_the_mean_whatever_the_sample_counts():
+    updates = normal(0, 5, 9)
+    for samples in (None, [1, 2, 3, 4, 100]):
+        aggregate = FedAvg()(updates, view_of(5, samples)).aggregate
+        np.testing.assert_allclose(aggregate, updates.numpy().mean(0), rtol=1e-6, atol=1e-7)
+
+
+def test_fedavg_by_samples_is_the_mean_over_all_samples():
+    updates, samples = normal(0, 3, 9), [1, 5, 2]
+    aggregate = FedAvg(by_samples=True)(updates, view_of(3, samples)).aggregate
+    expected = np.repeat(updates.numpy(), samples, axis=0).mean(0)
+    np.testing.assert_allclose(aggregate, expected, rtol=1e-6, atol=1e-7)
