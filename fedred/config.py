@@ -162,7 +162,7 @@ class _Settings(Strict):
                 {"malicious": malicious, "clients": clients},
             )
         participants = participants_of(self.participation, clients)  # type: ignore[attr-defined]
-        fewest = self.defense.build().fewest_participants  # type: ignore[attr-defined]
+        fewest = self.defense.build().traits.fewest_participants  # type: ignore[attr-defined]
         if participants < fewest:
             raise PydanticCustomError(
                 "too_few",

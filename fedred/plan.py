@@ -25,7 +25,7 @@ Settings = Mapping[str, Any]
 NEEDS: dict[str, tuple[str, Callable[[Settings], bool]]] = {
     "detection": (
         "a run whose defense accepts or rejects clients",
-        lambda settings: resolve_method("defense", settings["defense"]).build().selects,
+        lambda settings: resolve_method("defense", settings["defense"]).build().traits.selects,
     ),
     "reconstruction_error": (
         "a run defended by fedredefense",

@@ -125,7 +125,7 @@ def assemble(
         rounds=settings.rounds,
         participation=settings.participation,
         evaluate_every=settings.evaluate_every,
-        clean=clean_data(dataset, clients, defense.clean_samples, settings.seed),
+        clean=clean_data(dataset, clients, defense.traits.clean_samples, settings.seed),
         seed=settings.seed,
     )
     return federation.to(device)
@@ -192,6 +192,6 @@ def summarise_run(federation: Federation, records: Sequence[Record]) -> dict[str
     return {
         "device": str(federation.device),
         "timings": {part: round(total, 3) for part, total in seconds.items()},
-        "selects": federation.defense.selects,
+        "selects": federation.defense.traits.selects,
         "final": {**{name: last[name] for name in rates}, **average_detection(summaries)},
     }

@@ -55,5 +55,5 @@ class MPAF:
     def _base(self, view: AttackerView) -> Tensor:
         if self.base == "initial":
             return view.initial_weights
-        generator = view.generator(view.clients[0])
+        generator = view.generator(min(view.clients))
         return initial_parameters(view.model, generator).to(view.weights)

@@ -69,7 +69,7 @@ class PoisonedFL:
         return Forged(sent.repeat(len(own_updates), 1), {**state, "sent": sent})
 
     def _initial_state(self, view: AttackerView) -> dict[str, Tensor]:
-        draw = view.generator(view.clients[0]).integers(0, 2, len(view.weights))
+        draw = view.generator(min(view.clients)).integers(0, 2, len(view.weights))
         return {
             "signs": torch.from_numpy(2.0 * draw - 1).to(view.weights),
             "factor": torch.tensor(self.factor, dtype=torch.float64),
@@ -97,7 +97,8 @@ def follows(movement: Tensor, signs: Tensor, significance: float) -> bool:
 
 def _without(movement: Tensor, sent: Tensor) -> Tensor:
     """Take the attacker's own last update, at the movement's length, out of the movement."""
-    return movement - movement.norm() * _unit(sent)
+    length: Tensor = movement.norm()
+    return movement - length * _unit(sent)
 
 
 def _unit(vector: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedred.defenses.interface import ServerView, Verdict, everybody, finite_rows
+from fedred.defenses.interface import ServerView, Traits, Verdict, everybody, finite_rows
 from fedred.options import check_options, option
 from fedred.papers import MCMAHAN, Paper
 
@@ -28,10 +28,11 @@ class FedAvg:
     by_samples: bool = option(False, "weight clients by their announced number of samples")
 
     papers: ClassVar[tuple[Paper, ...]] = (MCMAHAN,)
-    selects: ClassVar[bool] = False
-    remembers_clients: ClassVar[bool] = False
-    fewest_participants: ClassVar[int] = 1
-    clean_samples: ClassVar[int] = 0
+    tested: ClassVar[str] = (
+        "NumPy's mean; by samples, the mean over all samples; byzfl as an oracle"
+    )
+    elsewhere: ClassVar[str] = "libraries weight by samples, the released code does not"
+    traits: ClassVar[Traits] = Traits()
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.fedavg import FedAvg
-from fedred.defenses.interface import Defense, ServerView, Verdict
+from fedred.defenses.interface import Defense, ServerView, Traits, Verdict
 from fedred.options import check_options, option
 from fedred.papers import FEDREDEFENSE, Paper
 from fedred.parameters import NamedTensors, nested, part_of
@@ -39,17 +39,17 @@ class FedREDefense:
     reconstruction: Reconstruction = option(Reconstruction(), "how updates are reconstructed")
 
     papers: ClassVar[tuple[Paper, ...]] = (FEDREDEFENSE,)
-    selects: ClassVar[bool] = True
-    remembers_clients: ClassVar[bool] = True
-    fewest_participants: ClassVar[int] = 1
+    tested: ClassVar[str] = "real training passes and noise does not; memory and budgets by hand"
+    elsewhere: ClassVar[str] = "in the released code one NaN lets all other clients pass"
 
     def __post_init__(self) -> None:
         check_options(self)
 
     @property
-    def clean_samples(self) -> int:
-        """What the aggregator asks for."""
-        return self.aggregator.clean_samples
+    def traits(self) -> Traits:
+        """Its aggregator may ask for clean samples."""
+        clean = self.aggregator.traits.clean_samples
+        return Traits(selects=True, remembers_clients=True, clean_samples=clean)
 
     def __call__(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate the reconstructable ones of updates [n, P]; scores are the errors."""
@@ -65,7 +65,7 @@ class FedREDefense:
     def _aggregate(
         self, updates: Tensor, view: ServerView, trusted: Tensor
     ) -> tuple[Tensor, NamedTensors]:
-        if int(trusted.sum()) < self.aggregator.fewest_participants:
+        if int(trusted.sum()) < self.aggregator.traits.fewest_participants:
             counts = (view.round, int(trusted.sum()), len(trusted))
             log.warning("round %d: %d of %d updates are trusted, too few; the model stays", *counts)
             return torch.zeros_like(view.weights), nested(

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+COORDINATES = 2**16  # of a block: float64 copies of whole updates would double the memory
+
 
 def norms(updates: Tensor) -> Tensor:
     """Return Euclidean norms float64 [n] of updates [n, P]; float32 would overflow from 1e19 on."""
@@ -37,3 +39,9 @@ def pairwise_distances(updates: Tensor) -> Tensor:
     distances = torch.cdist(updates, updates, compute_mode="donot_use_mm_for_euclid_dist")
     distances.fill_diagonal_(torch.inf)
     return distances.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def gram_matrix(updates: Tensor) -> Tensor:
+    """Return inner products float64 [n, n] of updates [n, P], summed over blocks of coordinates."""
+    blocks = (block.double() for block in torch.split(updates, COORDINATES, 1))
+    return torch.stack([block @ block.T for block in blocks]).sum(0)

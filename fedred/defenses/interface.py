@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedred.errors import UserError
 from fedred.local_training import LocalTraining
+from fedred.options import option
 from fedred.papers import Paper
 from fedred.parameters import FlatModel, NamedTensors, part_of
 
@@ -74,31 +75,37 @@ class Verdict(NamedTuple):
     iterations: Tensor | None = None
 
 
+class Traits(NamedTuple):
+    """What a rule is and needs.
+
+    selects: whether it accepts or rejects whole clients, so that detection rates mean something.
+    remembers_clients: whether its state holds something of each client, so that rows without a client
+        make no sense to it.
+    fewest_participants: the smallest n that it can judge; fewer are refused.
+    clean_samples: how many clean samples the server must own.
+    """
+
+    selects: bool = False
+    remembers_clients: bool = False
+    fewest_participants: int = 1
+    clean_samples: int = 0
+
+
 class Defense(Protocol):
     """What a member of DEFENSES is: options at construction, data at call, no other state.
 
-    `selects` tells whether the rule accepts or rejects whole clients, so that detection rates
-    mean something. `remembers_clients` tells whether its state holds something of each client, so
-    that rows without a client make no sense to it. `fewest_participants` is the smallest n that the
-    rule can judge; fewer are refused. `clean_samples` is how many clean samples the server must own.
+    `tested` says by what definition its tests hold it, `elsewhere` where public implementations differ.
     """
 
     papers: ClassVar[tuple[Paper, ...]]
+    tested: ClassVar[str]
+    elsewhere: ClassVar[str]
 
     @property
-    def selects(self) -> bool: ...
-
-    @property
-    def remembers_clients(self) -> bool: ...
-
-    @property
-    def fewest_participants(self) -> int: ...
-
-    @property
-    def clean_samples(self) -> int: ...
+    def traits(self) -> Traits: ...
 
     def __call__(self, updates: Tensor, view: ServerView) -> Verdict:
-        """Aggregate updates float [n, P], n at least `fewest_participants`; they are not changed."""
+        """Aggregate updates float [n, P], n as in its traits; they are not changed."""
         ...
 
 
@@ -106,7 +113,7 @@ class FiniteRule(Defense, Protocol):
     """A rule that leaves out updates that are not finite: `__call__ = judge_finite`."""
 
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
-        """Aggregate updates [n, P] that are all finite, n at least `fewest_participants`."""
+        """Aggregate updates [n, P] that are all finite, n as in its traits."""
         ...
 
 
@@ -142,7 +149,7 @@ def _judge(rule: FiniteRule, rest: FiniteRule, updates: Tensor, view: ServerView
     finite = finite_rows(updates)
     if finite.all():
         return rule.judge(updates, view)
-    if int(finite.sum()) < max(1, rest.fewest_participants):
+    if int(finite.sum()) < max(1, rest.traits.fewest_participants):
         return keep_model(view)
     verdict = rest.judge(updates[finite], view.select(finite))
     return verdict._replace(
@@ -166,9 +173,9 @@ def refuse_too_few(rule: Defense, participants: int) -> None:
     Raises:
         UserError: naming the rule with its options, what it needs and what is there.
     """
-    if participants < rule.fewest_participants:
+    if participants < rule.traits.fewest_participants:
         raise UserError(
-            f"{rule} needs at least {rule.fewest_participants} participants, "
+            f"{rule} needs at least {rule.traits.fewest_participants} participants, "
             f"but the round has {participants}"
         )
 
@@ -177,6 +184,22 @@ def keep_model(view: ServerView) -> Verdict:
     """Return the verdict of a round that ends without a trusted update."""
     nobody = torch.zeros(len(view.clients), dtype=torch.bool)
     return Verdict(torch.zeros_like(view.weights), nobody, state=view.state)
+
+
+def tolerated_option(most: str) -> Any:
+    """Declare `tolerated`, the f of a rule that is told how many malicious clients to expect."""
+    return option(None, f"f, malicious clients the rule must tolerate; null: {most}", ge=0)
+
+
+def a_third(tolerated: int | None, n: int) -> int:
+    """Return f of n participants for a rule that works for any f below n / 2: a third unless told."""
+    return n // 3 if tolerated is None else tolerated
+
+
+def mean_of_trusted(updates: Tensor, trusted: Tensor) -> Tensor:
+    """Return the mean [P] of the trusted ones (bool [n]) of updates [n, P]; zero when there is none."""
+    chosen = updates[trusted.to(updates.device)]
+    return chosen.mean(0) if len(chosen) else torch.zeros_like(updates[0])
 
 
 def everybody(updates: Tensor) -> Tensor:

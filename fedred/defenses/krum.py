@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.geometry import pairwise_distances
-from fedred.defenses.interface import ServerView, Verdict, judge_tolerant
+from fedred.defenses.interface import ServerView, Traits, Verdict, judge_tolerant, tolerated_option
 from fedred.options import check_options, option
 from fedred.papers import BLANCHARD, Paper
 
@@ -24,26 +24,21 @@ class Krum:
     and sums distances that are not squared (`squared: false`).
     """
 
-    tolerated: int | None = option(
-        None,
-        "f, malicious clients the rule must tolerate; null: the most it can, (n - 3) // 2",
-        ge=0,
-    )
+    tolerated: int | None = tolerated_option("the most it can, (n - 3) // 2")
     squared: bool = option(True, "sum squared distances, as in the paper")
 
     papers: ClassVar[tuple[Paper, ...]] = (BLANCHARD,)
-    selects: ClassVar[bool] = True
-    remembers_clients: ClassVar[bool] = False
-    clean_samples: ClassVar[int] = 0
+    tested: ClassVar[str] = "scores and winner of a loop written from the paper; byzfl as an oracle"
+    elsewhere: ClassVar[str] = "byzfl sums n - f - 1 neighbours; others square twice, or not at all"
     __call__ = judge_tolerant
 
     def __post_init__(self) -> None:
         check_options(self)
 
     @property
-    def fewest_participants(self) -> int:
+    def traits(self) -> Traits:
         """f + 3: the winner needs one neighbour at least."""
-        return (self.tolerated or 0) + 3
+        return Traits(selects=True, fewest_participants=(self.tolerated or 0) + 3)
 
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Return the winner of updates [n, P] and all scores [n]."""
@@ -59,12 +54,17 @@ def krum_scores(updates: Tensor, tolerated: int | None, squared: bool = True) ->
 
     Args:
         updates: x_i, n at least f + 3.
-        tolerated: f; None: (n - 3) // 2, the most for which Blanchard's proposition 4.2 holds.
+        tolerated: f; None: the most it can.
         squared: sum squared distances.
     """
     n = len(updates)
-    f = (n - 3) // 2 if tolerated is None else tolerated
+    f = most_tolerated(n) if tolerated is None else tolerated
     return nearest_sums(pairwise_distances(updates), n - f - 2, squared)
+
+
+def most_tolerated(n: int) -> int:
+    """Return the largest f for which Blanchard's proposition 4.2 holds: 2 f + 2 < n."""
+    return (n - 3) // 2
 
 
 def nearest_sums(distances: Tensor, neighbours: int, squared: bool = True) -> Tensor:

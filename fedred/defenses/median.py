@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fedred.defenses.interface import ServerView, Verdict, everybody, judge_finite
+from fedred.defenses.interface import ServerView, Traits, Verdict, everybody, judge_finite
 from fedred.options import check_options, option
 from fedred.papers import YIN, Paper
 
@@ -23,10 +23,11 @@ class Median:
     even: Literal["middle", "lower"] = option("middle", "the median of an even number of values")
 
     papers: ClassVar[tuple[Paper, ...]] = (YIN,)
-    selects: ClassVar[bool] = False
-    remembers_clients: ClassVar[bool] = False
-    fewest_participants: ClassVar[int] = 1
-    clean_samples: ClassVar[int] = 0
+    tested: ClassVar[str] = "NumPy's median, torch's for the lower form; byzfl as an oracle"
+    elsewhere: ClassVar[str] = (
+        "torch.median takes the lower of two middle values, and so do many rules"
+    )
+    traits: ClassVar[Traits] = Traits()
     __call__ = judge_finite
 
     def __post_init__(self) -> None:
@@ -34,8 +35,14 @@ class Median:
 
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P] by their median [P]."""
-        lower = updates.median(0).values
-        if self.even == "lower" or len(updates) % 2:
-            return Verdict(lower, everybody(updates))
-        upper = -(-updates).median(0).values
-        return Verdict(lower + (upper - lower) / 2, everybody(updates))
+        aggregate = updates.median(0).values if self.even == "lower" else middle_of(updates)
+        return Verdict(aggregate, everybody(updates))
+
+
+def middle_of(updates: Tensor) -> Tensor:
+    """Return the usual median [P] of updates [n, P]: the middle of the two values of an even n."""
+    lower = updates.median(0).values
+    if len(updates) % 2:
+        return lower
+    upper = -(-updates).median(0).values
+    return lower + (upper - lower) / 2

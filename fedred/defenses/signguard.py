@@ -1,0 +1,65 @@
+"""SignGuard: a norm filter, and clusters of sign statistics."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedred.defenses.clustering import largest_cluster, mean_shift
+from fedred.defenses.geometry import clip_norms, norms
+from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
+from fedred.options import check_options, option
+from fedred.papers import Paper
+
+
+@dataclass(frozen=True)
+class SignGuard:
+    """Return the mean of the trusted updates, clipped to the median norm M of all.
+
+    Trusted is who passes both filters: lower <= ||x_i|| / M <= upper, and the largest of the clusters
+    that MeanShift finds in the shares of positive, zero and negative entries, on a random subset of the
+    coordinates.
+
+    Source: Xu et al., ICDCS 2022, algorithm 2 (plain SignGuard): lower 0.1, upper 3, a tenth of the
+    coordinates.
+    """
+
+    lower: float = option(0.1, "smallest norm over the median norm", ge=0)
+    upper: float = option(3.0, "largest norm over the median norm", gt=0)
+    share: float = option(0.1, "share of the coordinates whose signs are counted", gt=0, le=1)
+
+    papers: ClassVar[tuple[Paper, ...]] = (
+        Paper(
+            "Xu et al., ICDCS 2022",
+            "Xu, Jian and Huang, Shao-Lun and Song, Linqi and Lan, Tian",
+            "Byzantine-robust Federated Learning through Collaborative Malicious Gradient Filtering",
+            "IEEE International Conference on Distributed Computing Systems",
+            2022,
+        ),
+    )
+    tested: ClassVar[str] = "each filter alone on a constructed case; sign statistics by hand"
+    elsewhere: ClassVar[str] = "some code clips to the median of the accepted ones"
+    traits: ClassVar[Traits] = Traits(selects=True)
+    __call__ = judge_finite
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def judge(self, updates: Tensor, view: ServerView) -> Verdict:
+        """Aggregate updates [n, P]; who fails one of the filters is not trusted."""
+        lengths = norms(updates)
+        limit = lengths.median()
+        usual = (lengths >= self.lower * limit) & (lengths <= self.upper * limit)
+        count = max(1, round(self.share * updates.shape[1]))
+        subset = np.sort(view.generator.choice(updates.shape[1], count, replace=False))
+        alike = largest_cluster(mean_shift(sign_statistics(updates[:, torch.from_numpy(subset)])))
+        trusted = usual.cpu() & alike
+        return Verdict(mean_of_trusted(clip_norms(updates, limit), trusted), trusted)
+
+
+def sign_statistics(updates: Tensor) -> Tensor:
+    """Return the shares of positive, zero and negative entries of updates [n, k] -> [n, 3]."""
+    signs = updates.sign()
+    return torch.stack([(signs == sign).double().mean(1) for sign in (1, 0, -1)], 1)
