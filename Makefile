@@ -37,6 +37,7 @@ $(READY): requirements.lock pyproject.toml
 documents: $(READY)
 	$(BIN)/fedred schema > config/schema.json
 	$(BIN)/fedred schema --readme > config/README.md
+	$(BIN)/fedred list --page > docs/methods.md
 
 # Pin all dependencies anew, for every platform and Python that pyproject.toml allows.
 lock:

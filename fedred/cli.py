@@ -200,10 +200,14 @@ def list_methods(
         str | None, typer.Argument(help="datasets, partitions, models, attacks or defenses.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    page: Annotated[bool, typer.Option(help="Print the whole page docs/methods.md.")] = False,
 ) -> None:
-    """List data sets, partitions, models, attacks and defenses with their papers and options."""
-    from fedred.documents import describe_families, print_families
+    """List data sets, partitions, models, attacks and defenses: papers, options, what is tested."""
+    from fedred.documents import describe_families, methods_page, print_families
 
+    if page:
+        typer.echo(methods_page(), nl=False)
+        return
     families = describe_families()
     if family is not None:
         families = {family: _named("family", family, families)}
@@ -211,6 +215,19 @@ def list_methods(
         typer.echo(json.dumps(families, indent=2))
     else:
         print_families(families, Console())
+
+
+@app.command()
+def cite(
+    config: Annotated[
+        Path, typer.Argument(help="Configuration of the workflow, or settings of one run.")
+    ],
+) -> None:
+    """Print the BibTeX of exactly the methods that a configuration uses."""
+    from fedred.citations import bibtex, cited_papers
+    from fedred.config import read_yaml
+
+    typer.echo(bibtex(cited_papers(read_yaml(config))), nl=False)
 
 
 @app.command()

@@ -49,7 +49,7 @@ FAMILIES: dict[str, Mapping[str, type]] = {
 COMPOSABLE: dict[Any, str] = {Attack: "attack", Defense: "defense"}
 """Types of an option that names another method of its family."""
 TABLES = ("performance", "detection")
-FIGURES = ("accuracy_over_rounds", "reconstruction_error", "detection", "partition")
+FIGURES = ("accuracy_over_rounds", "reconstruction_error", "detection", "heat_map", "partition")
 SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
@@ -161,6 +161,7 @@ class _Settings(Strict):
                 "malicious is {malicious}, but there are only {clients} clients",
                 {"malicious": malicious, "clients": clients},
             )
+        self.attack.build()  # type: ignore[attr-defined]
         participants = participants_of(self.participation, clients)  # type: ignore[attr-defined]
         fewest = self.defense.build().traits.fewest_participants  # type: ignore[attr-defined]
         if participants < fewest:
@@ -332,6 +333,8 @@ def _sentence(detail: ErrorDetails, raw: Any, path: str, replaced: str) -> str:
     where = ".".join([path, *location] if path else location) or "the configuration"
     if detail["type"] in ("unknown_key", "unknown_method", "too_many", "too_few", "seed"):
         return f"{where}: {detail['msg']}"
+    if detail["type"] == "value_error":
+        return f"{where}: {detail['ctx']['error']}"
     if detail["type"] == "missing":
         return f"{where} is missing: it is required"
     reason = detail["msg"].replace("Input should be", "it must be")

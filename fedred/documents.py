@@ -1,7 +1,7 @@
-"""Documents made from the code: the list of methods, the JSON schema, config/README.md."""
+"""Documents made from the code: docs/methods.md, the JSON schema, config/README.md."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
@@ -47,7 +47,7 @@ def json_schema() -> str:
 
 
 def describe_families() -> dict[str, dict[str, Description]]:
-    """Return family -> method -> {papers, summary, options} as plain values."""
+    """Return family -> method -> description (see `describe_method`) as plain values."""
     return {
         f"{kind}s": {name: describe_method(method) for name, method in family.items()}
         for kind, family in FAMILIES.items()
@@ -55,11 +55,12 @@ def describe_families() -> dict[str, dict[str, Description]]:
 
 
 def describe_method(method: Any) -> Description:
-    """Return papers, one sentence and options of a method."""
+    """Return papers, one sentence and options of a method; how an attack or a defense is tested."""
     options = {path: description for path, description in _options(method)}
     summary = (method.__doc__ or "").strip().splitlines()[0]
     papers = [paper.short for paper in method.papers]
-    return {"papers": papers, "summary": summary, "options": options}
+    told = {key: vars(method)[key] for key in ("tested", "elsewhere") if key in vars(method)}
+    return {"papers": papers, "summary": summary, "options": options, **told}
 
 
 def _options(method: Any, prefix: str = "") -> Iterator[tuple[str, Description]]:
@@ -96,11 +97,62 @@ def _type_in_words(hint: Any) -> str:
 def print_families(families: Mapping[str, Mapping[str, Description]], console: Console) -> None:
     """Print families of methods as tables."""
     for family, methods in families.items():
-        table = Table("name", "papers", "options (default)", title=family, title_justify="left")
+        table = Table(
+            "name", "papers, options, tests", title=family, title_justify="left", show_lines=True
+        )
         for name, method in methods.items():
-            options = (f"{path} ({_plain(o['default'])})" for path, o in method["options"].items())
-            table.add_row(name, "\n".join(method["papers"]), "\n".join(options))
+            table.add_row(name, "\n".join(_about(method)))
         console.print(table)
+
+
+def _about(method: Description) -> Iterator[str]:
+    yield "; ".join(method["papers"]) or method["summary"]
+    if method["options"]:
+        yield f"options: {_defaults(method)}"
+    if method.get("tested"):
+        yield f"tested: {method['tested']}"
+    if method.get("elsewhere"):
+        yield f"elsewhere: {method['elsewhere']}"
+
+
+def _defaults(method: Description) -> str:
+    return ", ".join(f"{path} ({_plain(o['default'])})" for path, o in method["options"].items())
+
+
+METHODS_HEAD = """# Methods
+
+This page is made from the code (`make documents`); a test keeps it equal to it. `fedred list` prints the
+same. `fedred cite CONFIG` prints the BibTeX of the methods that a configuration uses.
+
+One file a method: `fedred/attacks/NAME.py`, `fedred/defenses/NAME.py`, with its tests in
+`tests/attacks/test_NAME.py`, `tests/defenses/test_NAME.py`. What all of a family must do is tested over
+the whole family in `tests/attacks/test_attack_contract.py` and
+`tests/defenses/test_defense_contract.py`. Whether an attack does to FedAvg what its paper claims, and
+whether a defense beats FedAvg where its paper claims it, is measured in `tests/test_effects.py`.
+
+Options, with types and ranges: [config/README.md](../config/README.md). Differences from the papers and
+from the released code of FedREDefense: [deviations.md](deviations.md).
+"""
+
+
+def methods_page() -> str:
+    """Return docs/methods.md: all methods with papers, options, tests, and what others do."""
+    lines = [METHODS_HEAD]
+    for family, methods in describe_families().items():
+        told = "tested" in next(iter(methods.values()))
+        heads = ["name", "paper", "options (default)"]
+        heads += ["tested by definition", "public implementations"] if told else []
+        lines += [f"## {family.capitalize()}", "", _row(heads), "|" + "---|" * len(heads)]
+        for name, method in methods.items():
+            cells = [f"`{name}`", "; ".join(method["papers"]), _defaults(method)]
+            cells += [method["tested"], method["elsewhere"]] if told else []
+            lines.append(_row(cells))
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _plain(value: Any) -> str:
@@ -147,5 +199,5 @@ def _method_lines(method: Description) -> Iterator[str]:
     yield "| option | type | range | default | meaning |"
     yield "|---|---|---|---|---|"
     for path, option in method["options"].items():
-        cells = (option["type"], option["range"], f"`{_plain(option['default'])}`", option["help"])
-        yield f"| `{path}` | {' | '.join(cells)} |"
+        default = f"`{_plain(option['default'])}`"
+        yield _row([f"`{path}`", option["type"], option["range"], default, option["help"]])

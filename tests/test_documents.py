@@ -2,21 +2,24 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import jsonschema
 import pytest
-import scipy.stats
 import torch
 import yaml
-from small import federation, play
+from small import SETTINGS, federation
 
-from fedred.documents import config_readme, describe_method, json_schema
-from fedred.simulation import initial_state, local_updates, server_view
+from fedred.documents import config_readme, json_schema, methods_page
+from fedred.simulation import attacker_view, initial_state, server_view, simulate
 
 SAME_PACKAGE = {"pytorch": "torch"}
 
@@ -33,13 +36,18 @@ def requirements():
 
 
 @pytest.mark.parametrize(
-    ("path", "made"), [("config/README.md", config_readme), ("config/schema.json", json_schema)]
+    ("path", "made"),
+    [
+        ("config/README.md", config_readme),
+        ("config/schema.json", json_schema),
+        ("docs/methods.md", methods_page),
+    ],
 )
 def test_generated_documents_are_up_to_date(path, made):
     assert Path(path).read_text() == made(), "run `make documents`"
 
 
-@pytest.mark.parametrize("path", ["config.yaml", "laptop.yaml", "paper.yaml"])
+@pytest.mark.parametrize("path", ["config.yaml", "grid.yaml", "laptop.yaml", "paper.yaml"])
 def test_the_json_schema_accepts_the_shipped_configurations(path):
     config = yaml.safe_load(Path("config", path).read_text())
     jsonschema.validate(config, json.loads(json_schema()))
@@ -61,8 +69,9 @@ def test_conda_environment_has_the_same_dependencies_as_pyproject():
         if isinstance(line, str) and line != "pip":
             name, bound = re.fullmatch(r"([a-z0-9-]+)(.*)", line).groups()
             conda[SAME_PACKAGE.get(name, name)] = bound
-    pip = environment["dependencies"][-1]["pip"]
-    assert pip == ["--editable ."], "conda hands these lines to pip as a requirements file"
+    editable, *pip = environment["dependencies"][-1]["pip"]
+    assert editable == "--editable .", "conda hands these lines to pip as a requirements file"
+    conda |= dict(re.fullmatch(r"([a-z0-9-]+)(.*)", line).groups() for line in pip)
     assert conda.pop("python") == pyproject()["requires-python"]
     assert conda == requirements()
 
@@ -86,6 +95,82 @@ def test_every_dependency_has_its_line():
     assert not missing
 
 
+EXAMPLES = {
+    "attacks": ("free_rider", "FreeRider", {"scale": 2.0}),
+    "defenses": ("mean_around_median", "MeanAroundMedian", {"tolerated": 1}),
+}
+
+
+@pytest.fixture(scope="module", params=EXAMPLES)
+def extended(request, tmp_path_factory):
+    """A copy of the project to which the guide's example was added: its file and its line."""
+    family = request.param
+    name, title, options = EXAMPLES[family]
+    copy = tmp_path_factory.mktemp(family)
+    for folder in ("fedred", "tests"):
+        shutil.copytree(folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    blocks = re.findall(r"```python\n(.*?)```", Path("CONTRIBUTING.md").read_text(), re.DOTALL)
+    (source,) = [block for block in blocks if f"class {title}" in block]
+    (line,) = [block for block in blocks if block.strip() == f'"{name}": {title},']
+    (copy / "fedred" / family / f"{name}.py").write_text(source)
+    table = copy / "fedred" / family / "__init__.py"
+    imported = f"from fedred.{family}.{name} import {title}\n"
+    head, rest = table.read_text().split("] = {\n")
+    first, *others = rest.splitlines(keepends=True)
+    table.write_text(f"{imported}{head}] = {{\n{first}{line}{''.join(others)}")
+    return copy, family, name, options
+
+
+def in_copy(copy, *command):
+    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=copy, env=environment, capture_output=True, text=True
+    )
+
+
+def test_the_example_of_the_guide_is_listed_and_runs(extended):
+    copy, family, name, options = extended
+    listed = in_copy(copy, "fedred", "list", family, "--json")
+    assert name in json.loads(listed.stdout)[family]
+    role = family.removesuffix("s")
+    settings = {**SETTINGS, "attack": "mpaf", role: {"name": name, **options}}
+    (copy / "one.yaml").write_text(yaml.safe_dump(settings))
+    finished = in_copy(copy, "fedred", "run", "one.yaml", "--out", "run")
+    assert finished.returncode == 0, finished.stderr
+    summary = json.loads((copy / "run" / "run.json").read_text())
+    assert summary["settings"][role]["name"] == name
+    assert "2018" in in_copy(copy, "fedred", "cite", "one.yaml").stdout or role == "attack"
+
+
+def test_the_contract_runs_over_the_example_of_the_guide(extended):
+    copy, family, name, _ = extended
+    tests = f"tests/{family}/test_{family.removesuffix('s')}_contract.py"
+    done = in_copy(
+        copy, "pytest", tests, "-k", f"[{name}", "-p", "no:cacheprovider", "-p", "no:xdist"
+    )
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 5
+
+
+def test_the_attack_of_the_guide_sends_the_scaled_movement(tmp_path):
+    attack = example("FreeRider", tmp_path)(scale=2.0)
+    fed = dataclasses.replace(federation(attack="mpaf"), attack=attack)
+    (first, _), (second, _) = itertools.islice(simulate(fed, initial_state(fed)), 2)
+    view = attacker_view(fed, second, torch.tensor([6, 7]), torch.zeros(2, 5), 3, 1)
+    movement = second.weights - first.weights
+    assert torch.equal(attack.forge(torch.zeros(2, 5), view).updates, (2 * movement).repeat(2, 1))
+
+
+def test_the_defense_of_the_guide_is_a_loop_over_columns(tmp_path):
+    rule = example("MeanAroundMedian", tmp_path)(tolerated=2)
+    fed = federation(attack="none")
+    view = server_view(fed, initial_state(fed), torch.arange(7), 1, 1)
+    updates = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    nearest = [sorted(c, key=lambda v, c=c: abs(v - sorted(c)[3]))[:5] for c in updates.T.tolist()]
+    expected = torch.tensor(nearest, dtype=torch.float64).mean(1)
+    torch.testing.assert_close(rule(updates, view).aggregate, expected)
+
+
 def example(name, folder):
     """Import the block of CONTRIBUTING.md that defines a class, and return the class."""
     blocks = re.findall(r"```python\n(.*?)```", Path("CONTRIBUTING.md").read_text(), re.DOTALL)
@@ -97,27 +182,6 @@ def example(name, folder):
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return getattr(module, name)
-
-
-def test_the_attack_in_the_contribution_guide_works(tmp_path):
-    attack = example("SignFlip", tmp_path)
-    fed = dataclasses.replace(federation(attack="mpaf"), attack=attack(scale=2.0))
-    updates = local_updates(fed, initial_state(fed).weights, torch.tensor([6, 7]), 1, 2)
-    sent = attack(scale=2.0).forge(updates, None).updates
-    assert torch.equal(sent, -2 * updates)
-    assert play(fed)[0].weights.isfinite().all()
-    assert describe_method(attack)["options"]["scale"]["range"] == "greater than 0"
-
-
-def test_the_defense_in_the_contribution_guide_works(tmp_path):
-    rule = example("TrimmedMean", tmp_path)(trimmed=1)
-    fed = dataclasses.replace(federation(attack="mpaf"), defense=rule)
-    updates = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
-    state = initial_state(fed)
-    view = server_view(fed, state, torch.arange(7), 1, 1)
-    expected = scipy.stats.trim_mean(updates.numpy(), 1 / 7, axis=0)
-    torch.testing.assert_close(rule(updates, view).aggregate, torch.from_numpy(expected))
-    assert play(fed)[0].weights.isfinite().all()
 
 
 DOCUMENTS = [

@@ -1,9 +1,9 @@
 """LIE: a little is enough."""
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import ClassVar
 
-from scipy.stats import norm
 from torch import Tensor
 
 from fedred.attacks.interface import (
@@ -74,4 +74,4 @@ def hidden_deviations(participants: int, attackers: int) -> float:
     if honest < 2:
         return 0.0
     supporters = max(1, participants // 2 + 1 - attackers)
-    return float(norm.ppf((honest - supporters) / honest))
+    return NormalDist().inv_cdf((honest - supporters) / honest)

@@ -39,7 +39,7 @@ class Neurotoxin:
     )
     tested: ClassVar[str] = "zero on exactly the k largest movements, unchanged elsewhere"
     elsewhere: ClassVar[str] = (
-        "the paper's code masks layer by layer, and by its own gradient estimate"
+        "the paper's code estimates the coordinates by a gradient on clean data"
     )
 
     def __post_init__(self) -> None:

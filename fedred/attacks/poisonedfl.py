@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from scipy.stats import binom
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -91,6 +90,8 @@ class PoisonedFL:
 
 def follows(movement: Tensor, signs: Tensor, significance: float) -> bool:
     """Tell whether a movement [P] agrees with signs [P] in more coordinates than chance would."""
+    from scipy.stats import binom
+
     agreeing = int((movement.sign() == signs).sum())
     return bool(agreeing >= binom.ppf(1 - significance, len(signs), 0.5))
 

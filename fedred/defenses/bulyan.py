@@ -68,13 +68,13 @@ def select(distances: Tensor, tolerated: int) -> list[int]:
         among = distances[left][:, left]
         scores = nearest_sums(among, max(1, len(left) - tolerated - 2))
         totals = among.clone().fill_diagonal_(0).sum(1)
-        totals[scores > scores.min()] = torch.inf
-        winners.append(left.pop(int(totals.argmin())))
+        best = (scores == scores.min()).nonzero().flatten()  # one far row makes all totals infinite
+        winners.append(left.pop(int(best[totals[best].argmin()])))
     return winners
 
 
 def mean_around_median(updates: Tensor, count: int) -> Tensor:
     """Return, for every coordinate of updates [k, P], the mean of the `count` nearest the median."""
     offsets = updates - updates.median(0).values  # exact, where the middle of two would be rounded
-    nearest = (offsets - middle_of(offsets)).abs().argsort(0, stable=True)[:count]
+    nearest = (offsets - middle_of(offsets)).abs().argsort(dim=0, stable=True)[:count]
     return updates.gather(0, nearest).mean(0)

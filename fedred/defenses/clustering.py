@@ -1,8 +1,7 @@
-"""Clustering of clients, by scikit-learn."""
+"""Clustering of clients, by scikit-learn, which is imported when a rule first needs it."""
 
 import numpy as np
 import torch
-from sklearn.cluster import HDBSCAN, MeanShift, estimate_bandwidth
 from torch import Tensor
 
 
@@ -16,6 +15,8 @@ def hdbscan(distances: Tensor, fewest: int) -> Tensor:
     min_samples 1 and a single cluster allowed, as in FLAME and DeepSight. scikit-learn counts a point
     among its own neighbours, the hdbscan package does not: with 1 both are plain single linkage.
     """
+    from sklearn.cluster import HDBSCAN
+
     matrix = distances.double().clamp(min=0).fill_diagonal_(0).cpu().numpy()
     method = HDBSCAN(
         min_cluster_size=fewest,
@@ -34,6 +35,8 @@ def mean_shift(features: Tensor) -> Tensor:
     The bandwidth is scikit-learn's estimate at quantile 0.5; where it is zero, clients are in one
     cluster when they are equal.
     """
+    from sklearn.cluster import MeanShift, estimate_bandwidth
+
     points = features.double().cpu().numpy()
     bandwidth = estimate_bandwidth(points, quantile=0.5)
     if not bandwidth > 0:

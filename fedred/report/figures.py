@@ -1,4 +1,4 @@
-"""The figures: accuracy over rounds, reconstruction errors, detection rates, the partition."""
+"""The figures: accuracy over rounds, reconstruction errors, heat maps, the partition."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -27,6 +27,9 @@ FIRST_ROUNDS = 10
 
 ERROR_LIMIT = 2.0
 """Reconstruction errors above it are drawn at the upper edge: a model that stays put has 1."""
+
+SIDE_BY_SIDE = 8
+"""Attacks up to which two heat maps fit beside each other."""
 
 Panel = tuple[str, list[LabelledRun]]
 
@@ -203,24 +206,46 @@ def detection(runs: Sequence[Run]) -> Figure:
     selecting = [run for run in runs if run.selects]
     if runs and not selecting:
         raise UserError("the detection figure needs a run whose defense accepts or rejects clients")
-    panels = _panels(label_runs(selecting), lambda one: "")
+    titles = {"AFPR": "FPR, mean over rounds (%)", "AFNR": "FNR, mean over rounds (%)"}
+    return _heat_maps(selecting, titles)
+
+
+@matplotlib.rc_context(style.RC | {"axes.grid": False})
+def heat_map(runs: Sequence[Run]) -> Figure:
+    """Return heat maps of final accuracy and attack success rate, mean over seeds: defense x attack.
+
+    Without an attack that has a backdoor there is no second map.
+    """
+    titles = {"accuracy": "Test accuracy (%)", "attack_success_rate": "Attack success rate (%)"}
+    measured = {
+        metric: words
+        for metric, words in titles.items()
+        if metric == "accuracy" or any(run.final.get(metric) is not None for run in runs)
+    }
+    return _heat_maps(runs, measured)
+
+
+def _heat_maps(runs: Sequence[Run], titles: dict[str, str]) -> Figure:
+    """Draw one map a metric, side by side, or below each other when the attacks are many."""
+    panels = _panels(label_runs(runs), lambda one: "")
     attacks = _first_seen(one.attack for _, group in panels for one in group)
     defenses = [_first_seen(one.defense for one in group) for _, group in panels]
-    heights = [0.4 + 0.26 * len(names) for names in defenses]
+    maps = [(metric, *panel) for panel in zip(panels, defenses, strict=True) for metric in titles]
+    columns = len(titles) if len(attacks) <= SIDE_BY_SIDE else 1
+    heights = [0.4 + 0.26 * len(names) for _, _, names in maps[::columns]]
     figure = _figure(style.PAGE_WIDTH, 0.7 + sum(heights))
     axes = figure.subplots(
-        len(panels), 2, sharex=True, sharey="row", squeeze=False, height_ratios=heights
+        len(heights), columns, sharex=True, sharey="row", squeeze=False, height_ratios=heights
     )
-    titles = {"AFPR": "FPR, mean over rounds (%)", "AFNR": "FNR, mean over rounds (%)"}
-    for row, (title, group), names in zip(axes, panels, defenses, strict=True):
-        for axis, (metric, words) in zip(row, titles.items(), strict=True):
-            image = _heat_map(axis, _rates(group, metric, names, attacks))
-            axis.set_title("\n".join(part for part in (title, words) if part))
-            axis.set_yticks(
-                np.arange(len(names)) + 0.5, [style.display(name) for name in names], rotation=0
-            )
-            shown = [style.display(name) for name in attacks]
-            axis.set_xticks(np.arange(len(attacks)) + 0.5, shown, rotation=35, ha="right")
+    for axis, (metric, (title, group), names) in zip(axes.flat, maps, strict=True):
+        image = _heat_map(axis, _rates(group, metric, names, attacks))
+        axis.set_title("\n".join(part for part in (title, titles[metric]) if part))
+        for set_ticks, labels, turn in (
+            (axis.set_yticks, names, {"rotation": 0}),
+            (axis.set_xticks, attacks, {"rotation": 35, "ha": "right"}),
+        ):
+            shown = [style.display(label) for label in labels]
+            set_ticks(np.arange(len(labels)) + 0.5, shown, **turn)
     bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.01, ticks=[0, 50, 100])
     bar.outline.set_visible(False)
     return figure
@@ -331,6 +356,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "accuracy_over_rounds": accuracy_over_rounds,
     "reconstruction_error": reconstruction_error,
     "detection": detection,
+    "heat_map": heat_map,
     "partition": partition,
 }
 """Figures of runs take a list of `Run`; `partition` takes the path of a partition file."""

@@ -30,6 +30,8 @@ DISPLAY_NAMES = {
     "mpaf": "MPAF",
     "scaling": "Scaling",
     "dba": "DBA",
+    "neurotoxin": "Neurotoxin",
+    "poisonedfl": "PoisonedFL",
     "adaptive_reconstruction": "Adaptive reconstruction",
     "fedavg": "FedAvg",
     "median": "Median",
@@ -46,6 +48,10 @@ DISPLAY_NAMES = {
     "foolsgold": "FoolsGold",
     "dnc": "DnC",
     "signguard": "SignGuard",
+    "deepsight": "DeepSight",
+    "rlr": "RLR",
+    "nnm": "NNM",
+    "bucketing": "Bucketing",
     "fedredefense": "FedREDefense",
 }
 
@@ -69,7 +75,7 @@ HONEST, MALICIOUS = BLUE, VERMILLION
 
 SOLID, DASHED, DOTTED = "-", (0, (4, 1.5)), (0, (1, 1.2))
 
-# Relatives share a colour and differ in their dashes, so that 16 defenses stay apart.
+# Relatives share a colour and differ in their dashes, so that 20 defenses stay apart.
 LINES: dict[str, tuple[str, Any]] = {
     "fedredefense": (VERMILLION, SOLID),
     "fedavg": (BLACK, SOLID),
@@ -87,6 +93,10 @@ LINES: dict[str, tuple[str, Any]] = {
     "signguard": (PURPLE, DASHED),
     "fldetector": (SKY, SOLID),
     "dnc": (SKY, DASHED),
+    "deepsight": (PURPLE, DOTTED),
+    "rlr": (SKY, DOTTED),
+    "nnm": (GREY, DASHED),
+    "bucketing": (GREY, DOTTED),
 }
 OTHER_LINE: tuple[str, Any] = (GREY, SOLID)
 VARIANT_MARKERS = ("", "o", "s", "^", "D", "v")
