@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -205,6 +206,43 @@ def test_list_names_every_method_with_paper_and_options():
     assert options["reconstruction.momentum"]["range"] == "at least 0 and less than 1"
     assert options["aggregator"]["default"] == "fedavg"
     assert "min_max" in fedred("list", "attacks").stdout
+    assert all(m["tested"] for name in ("attacks", "defenses") for m in listed[name].values())
+
+
+def test_cite_prints_the_papers_of_the_methods_that_are_used_and_no_others(tmp_path):
+    config = tmp_path / "one.yaml"
+    inner = {"name": "bucketing", "aggregator": {"name": "krum"}}
+    config.write_text(yaml.safe_dump({**SETTINGS, "attack": "neurotoxin", "defense": inner}))
+    cited = fedred("cite", config)
+    assert cited.returncode == 0
+    assert set(re.findall(r"^@\w+\{(\w+),$", cited.stdout, re.MULTILINE)) == {
+        "alpaydin1998optical",  # digits
+        "xie2024fedredefense",  # balanced_dirichlet
+        "mcmahan2017communication",  # mlp, local training
+        "zhang2022neurotoxin",
+        "bagdasaryan2020how",  # scaling, inside neurotoxin
+        "karimireddy2022byzantine",  # bucketing
+        "blanchard2017machine",  # krum, inside bucketing
+    }
+
+
+def test_cite_takes_a_configuration_of_the_workflow_and_refuses_a_mistake(tmp_path):
+    cited = fedred("cite", "config/grid.yaml").stdout
+    used = {paper for family in (ATTACKS, DEFENSES) for m in family.values() for paper in m.papers}
+    assert all(paper.bibtex in cited for paper in used)
+    config = tmp_path / "one.yaml"
+    config.write_text(yaml.safe_dump({**SETTINGS, "attack": "min_mx"}))
+    refused = fedred("cite", config)
+    assert refused.returncode == 2
+    assert "did you mean 'min_max'?" in refused.stderr
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "fedred", "list", "attacks"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "min_max" in done.stdout
 
 
 def test_the_command_starts_without_pytorch():
@@ -215,7 +253,8 @@ def test_the_command_starts_without_pytorch():
 def test_a_simulation_needs_neither_pydantic_nor_pandas():
     code = (
         "import sys\n"
-        "for name in ('pydantic', 'typer', 'pandas', 'snakemake', 'rich', 'yaml', 'matplotlib'):\n"
+        "for name in ('pydantic', 'typer', 'pandas', 'snakemake', 'rich', 'yaml', 'matplotlib',\n"
+        "    'scipy', 'sklearn'):\n"
         "    sys.modules[name] = None\n"
         "from fedred import simulate\n"
         "import fedred.run, fedred.attacks, fedred.defenses, fedred.datasets, fedred.partition\n"

@@ -179,6 +179,42 @@ def test_detection_shows_rates_in_percent(grid: list[Run]) -> None:
     assert labels == ["Krum", "FedREDefense"]
 
 
+def cells(axis) -> np.ndarray:
+    return np.ma.filled(np.ma.masked_invalid(axis.collections[0].get_array()), -1)
+
+
+def test_heat_map_shows_final_accuracy_and_success_in_percent(grid: list[Run]) -> None:
+    accuracy, success, _ = FIGURES["heat_map"](grid).axes
+    expected = [
+        [
+            100 * np.mean([run.final["accuracy"] for run in of(grid, attack, defense)])
+            for attack in ATTACKS
+        ]
+        for defense in DEFENSES
+    ]
+    np.testing.assert_allclose(cells(accuracy), expected)
+    np.testing.assert_allclose(cells(success)[:, -1], [90, 2, 2, 2])
+    assert (cells(success)[:, :-1] == -1).all()
+    labels = [label.get_text() for label in accuracy.get_yticklabels()]
+    assert labels == [style.display(name) for name in DEFENSES]
+
+
+def test_heat_map_without_a_backdoor_has_one_map(grid: list[Run]) -> None:
+    runs = [run for run in grid if run.settings["attack"]["name"] != "scaling"]
+    assert len(FIGURES["heat_map"](runs).axes) == 2  # the map and its colour bar
+
+
+def test_many_attacks_stand_below_each_other(tmp_path: Path) -> None:
+    factors = range(1, 11)
+    runs = load_runs(
+        write_run(tmp_path / str(factor), settings("scaling", attack__factor=float(factor)))
+        for factor in factors
+    )
+    accuracy, success, _ = FIGURES["heat_map"](runs).axes
+    assert cells(accuracy).shape == (1, 10)
+    assert accuracy.get_position().y0 > success.get_position().y1
+
+
 def test_partition_dots_are_the_counts(tmp_path: Path) -> None:
     counts = write_partition(tmp_path / "partition.safetensors")
     figure = FIGURES["partition"](tmp_path / "partition.safetensors")

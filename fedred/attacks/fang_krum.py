@@ -31,7 +31,8 @@ class FangKrum:
     ones, picks a crafted one; below `smallest` the search has failed. With full knowledge all m
     crafted updates stand among the candidates. With the attacker's own updates alone, one
     does first, and one more after each failed search (m of them always win). When no search
-    succeeds, a zero update is sent. Every attacker sends the same. One update alone has no spread: see `lone`.
+    succeeds, a zero update is sent. Every attacker sends the same. One update alone has no spread:
+    see `lone`.
 
     Source: Fang et al., USENIX Security 2020, section 4.1, full and partial knowledge. There the
     attackers' copies are spread in a small ball around the crafted update; here they are equal.

@@ -1,7 +1,7 @@
 """FLAME: cluster by direction, clip to the median norm, add noise."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,12 +18,14 @@ class FLAME:
     """Return the mean of the trusted updates, clipped to S, plus N(0, (noise S)^2) in every coordinate.
 
     Trusted is the one cluster that HDBSCAN finds in cosine distances when a cluster must hold more
-    than half of the participants; S is the median norm of all updates.
+    than half of the participants; S is the median norm of all updates. `angles` says between what:
+    the local models w + x_i, or the updates x_i.
 
     Source: Nguyen et al., USENIX Security 2022, algorithm 1: min_cluster_size n // 2 + 1, min_samples 1,
     a single cluster allowed; noise 0.001.
     """
 
+    angles: Literal["models", "updates"] = option("models", "what is compared by its direction")
     noise: float = option(0.001, "lambda, deviation of the noise in units of the median norm", ge=0)
 
     papers: ClassVar[tuple[Paper, ...]] = (
@@ -41,7 +43,9 @@ class FLAME:
     tested: ClassVar[str] = (
         "two bundles of directions; clipping by hand; noise by Kolmogorov's test"
     )
-    elsewhere: ClassVar[str] = "some code clusters weights, or clips to the median of the accepted"
+    elsewhere: ClassVar[str] = (
+        "most code compares updates; some clips to the median norm of the accepted"
+    )
     traits: ClassVar[Traits] = Traits(selects=True, fewest_participants=2)
     __call__ = judge_finite
 
@@ -50,7 +54,8 @@ class FLAME:
 
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P]; who lies outside the cluster is not trusted."""
-        distances = 1 - cosine_similarities(updates)
+        start = view.weights.double() if self.angles == "models" else 0.0
+        distances = 1 - cosine_similarities(start + updates)
         trusted = hdbscan(distances, len(updates) // 2 + 1) == 0
         limit = norms(updates).median()
         drawn = view.generator.standard_normal(updates.shape[1], "float32")

@@ -105,7 +105,8 @@ class FLDetector:
             memory["movements"], memory["changes"], view.weights - memory["weights"]
         )
         chosen = clients[predictable]
-        errors = norms(updates[predictable] - memory["updates"][chosen] - turn.to(updates))
+        change = updates[predictable].double() - memory["updates"][chosen].double()
+        errors = norms(change - turn)
         share = errors / errors.sum().clamp(min=TINY)
         history = memory["distances"].clone()
         history[chosen] = torch.cat([history[chosen, 1:], share[:, None]], 1)

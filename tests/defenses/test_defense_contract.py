@@ -4,12 +4,17 @@ A rule that rightly does otherwise stands in a table below, with the reason.
 """
 
 import logging
+import math
+from dataclasses import asdict
+from itertools import takewhile
 
 import numpy as np
 import pytest
 import torch
 from defense_support import (
+    BUILT_WITH,
     CLIENTS,
+    FAST,
     MODEL,
     defense_of,
     genuine,
@@ -19,28 +24,85 @@ from defense_support import (
     view_of,
     with_row,
 )
+from safetensors.torch import load, save
+from small import DEFENSE, SETTINGS, federation, play
 
+from fedred.config import resolve
 from fedred.defenses import DEFENSES
 from fedred.defenses.interface import ServerView
 from fedred.errors import UserError
 
-NOT_ROBUST = {"fedavg": "the mean follows every update"}
+NOT_ROBUST = {
+    "fedavg": "the mean follows every update",
+    "fldetector": "the mean of everybody until its history is full",
+    "foolsgold": "weighs clients by likeness, whatever their length",
+    "rlr": "changes signs of a mean",
+}
 """Rules that one huge update may move."""
 NOT_FINITE_ONLY = {"fedavg": "the mean takes every update, and says so"}
 """Rules that an update which is not finite may reach."""
-NOT_TRANSLATABLE = {"fedredefense": "a displaced update is not the product of training"}
-NOT_SCALABLE = {"fedredefense": "a longer update may need more iterations than there are"}
-NOT_IDENTICAL = {}
+NOT_TRANSLATABLE = {
+    "norm_bound": "clips lengths, which are measured from the global model",
+    "centered_clipping": "clips around zero in the first round",
+    "fltrust": "compares directions, seen from the global model",
+    "flame": "compares directions, seen from the global model",
+    "foolsgold": "compares directions, seen from the global model",
+    "signguard": "counts signs, which are those of a difference to the global model",
+    "deepsight": "looks into the network that an update makes of the global model",
+    "rlr": "counts signs, which are those of a difference to the global model",
+    "fedredefense": "a displaced update is not the product of training",
+}
+NOT_SCALABLE = {
+    "fltrust": "gives every update the length of the server's own",
+    "fedredefense": "a longer update may need more iterations than there are",
+}
+NOT_IDENTICAL = {
+    "fltrust": "gives every update the length of the server's own",
+    "flame": "adds noise",
+    "foolsgold": "equal clients are sybils",
+}
 """Rules from which equal updates do not come back."""
-NOT_ORDERLESS = {}
+NOT_ORDERLESS = {"bucketing": "random buckets of positions"}
 """Rules whose aggregate may depend on who is which client."""
+LOOKS_INTO_NETWORK = {
+    "fltrust": "trains the network",
+    "deepsight": "reads the output layer",
+    "fedredefense": "trains the network",
+}
+"""Rules whose updates must be vectors of the network's parameters, of their type."""
 TOLERANCE = {"fedredefense": 1e-3}
 """Relative: clients that are computed at once differ by rounding from one order to another."""
+
+REMEMBERING = {
+    "centered_clipping": {},
+    "foolsgold": {},
+    "fldetector": {"window": 2},
+    "fedredefense": BUILT_WITH["fedredefense"],
+}
+"""Rules with a memory, with options for which three rounds fill it."""
+TOLERANT = [name for name in DEFENSES if hasattr(DEFENSES[name], "tolerated")]
+COMPOSED = [name for name in DEFENSES if hasattr(DEFENSES[name], "aggregator")]
+INSIDE = [(outer, name) for outer in COMPOSED for name in takewhile(outer.__ne__, DEFENSES)]
 
 
 def without(exempt):
     assert exempt.keys() <= DEFENSES.keys()
     return [name for name in DEFENSES if name not in exempt]
+
+
+def outcome(verdict):
+    """All parts of a verdict that are there, by name."""
+    return {key: part for key, part in verdict._asdict().items() if part is not None}
+
+
+def rounds_of(name, played, store=lambda state: state):
+    """Verdicts of rounds [(ids, updates)], the model moved and the memory handed on by `store`."""
+    rule, state, weights = DEFENSES[name](**REMEMBERING[name]), {}, genuine()[0]
+    for round, (clients, updates) in enumerate(played, 1):
+        at = {"state": state, "round": round, "weights": weights}
+        verdict = rule(updates, view_of(len(clients), clients=clients, **at))
+        state, weights = store(verdict.state), weights + verdict.aggregate
+        yield verdict
 
 
 def close(name, actual, expected):
@@ -73,7 +135,7 @@ def test_verdict_has_the_declared_shapes(name):
 @pytest.mark.parametrize("name", DEFENSES)
 def test_a_rule_that_selects_nobody_trusts_everybody(name):
     rule = defense_of(name)
-    assert rule.selects or judged(name, genuine()[1]).trusted.all()
+    assert rule.traits.selects or judged(name, genuine()[1]).trusted.all()
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -103,6 +165,14 @@ def test_permuting_clients_permutes_trusted_and_leaves_the_aggregate(name):
         close(name, shuffled.aggregate, whole.aggregate)
 
 
+@pytest.mark.parametrize("name", NOT_ORDERLESS)
+def test_the_order_of_clients_matters_to_a_rule_that_is_not_orderless(name):
+    updates = genuine()[1]
+    turned = judged(name, updates.roll(1, 0), clients=[CLIENTS - 1, *range(CLIENTS - 1)])
+    whole = judged(name, updates)
+    assert not torch.allclose(turned.aggregate, whole.aggregate, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", DEFENSES)
 def test_the_ids_of_clients_tell_nothing(name):
     updates = torch.cat([genuine()[1], noise(2)])
@@ -119,9 +189,16 @@ def test_identical_updates_come_back(name):
     close(name, verdict.aggregate, updates[0])
 
 
+@pytest.mark.parametrize("name", NOT_IDENTICAL)
+def test_identical_updates_do_not_come_back_from_a_rule_that_does_otherwise(name):
+    _, updates = genuine()
+    aggregate = judged(name, updates[:1].repeat(9, 1)).aggregate
+    assert not torch.allclose(aggregate, updates[0], rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", DEFENSES)
 def test_the_fewest_clients_are_enough_and_one_less_is_refused(name):
-    fewest = defense_of(name).fewest_participants
+    fewest = defense_of(name).traits.fewest_participants
     _, updates = genuine()
     verdict = judged(name, updates[:1].repeat(fewest, 1))
     assert verdict.aggregate.isfinite().all()
@@ -131,6 +208,36 @@ def test_the_fewest_clients_are_enough_and_one_less_is_refused(name):
         sentence = f"needs at least {fewest} participants, but the round has {fewest - 1}$"
         with pytest.raises(UserError, match=sentence):
             judged(name, updates[: fewest - 1])
+
+
+@pytest.mark.parametrize("name", TOLERANT)
+def test_a_rule_that_must_tolerate_more_than_it_can_says_what_it_needs(name):
+    rule = DEFENSES[name](tolerated=4)
+    fewest = rule.traits.fewest_participants
+    assert fewest > 4
+    _, updates = genuine(20)
+    assert rule(updates[:fewest], view_of(fewest)).aggregate.isfinite().all()
+    sentence = rf"^{type(rule).__name__}\(tolerated=4.* needs at least {fewest} participants, but"
+    with pytest.raises(UserError, match=sentence):
+        rule(updates[: fewest - 1], view_of(fewest - 1))
+
+
+@pytest.mark.parametrize(("honest", "malicious"), [(CLIENTS, 0), (CLIENTS, 1), (0, CLIENTS)])
+@pytest.mark.parametrize("name", DEFENSES)
+def test_any_number_of_malicious_clients_is_judged(name, honest, malicious):
+    updates = torch.cat([genuine()[1][:honest], noise(malicious)])
+    verdict = judged(name, updates)
+    assert verdict.aggregate.isfinite().all()
+    assert verdict.trusted.any() or not verdict.aggregate.any()
+    assert verdict.scores is None or verdict.scores.isfinite().all()
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_no_trusted_client_is_more_suspicious_than_a_distrusted_one(name):
+    verdict = judged(name, torch.cat([genuine()[1], noise(3)]))
+    if verdict.scores is None or verdict.trusted.all():
+        pytest.skip("the rule gives no scores, or trusts everybody here")
+    assert verdict.scores[verdict.trusted].max() <= verdict.scores[~verdict.trusted].min()
 
 
 @pytest.mark.parametrize("value", [1e9, -1e30])
@@ -169,6 +276,12 @@ def test_an_update_that_is_not_finite_never_reaches_the_aggregate(name, whole, v
         assert not verdict.scores.isnan().any()
         assert verdict.scores.argmax() == 1
     assert all(part.isfinite().all() for part in verdict.state.values())
+
+
+@pytest.mark.parametrize("name", NOT_FINITE_ONLY)
+def test_an_update_that_is_not_finite_reaches_a_rule_that_takes_all(name):
+    verdict = judged(name, with_row(genuine()[1], 1, torch.nan))
+    assert not verdict.aggregate.isfinite().any()
 
 
 @pytest.mark.parametrize("name", without(NOT_FINITE_ONLY))
@@ -216,10 +329,8 @@ def test_zero_updates_are_judged_without_an_error(name):
     assert all(part.isfinite().all() for part in verdict.state.values())
 
 
-@pytest.mark.parametrize("name", [n for n in DEFENSES if not defense_of(n).clean_samples])
+@pytest.mark.parametrize("name", without(LOOKS_INTO_NETWORK))
 def test_a_vector_of_one_parameter_is_judged(name):
-    if name in NOT_TRANSLATABLE:
-        pytest.skip("the rule looks into the network")
     updates = normal(0, 9, 1).float()
     verdict = defense_of(name)(updates, view_of(9, weights=torch.zeros(1)))
     assert verdict.aggregate.shape == (1,)
@@ -234,6 +345,13 @@ def test_translation_moves_the_aggregate_by_the_same_vector(name):
     torch.testing.assert_close(moved.aggregate, plain.aggregate + shift)
 
 
+@pytest.mark.parametrize("name", NOT_TRANSLATABLE)
+def test_translation_matters_to_a_rule_that_is_not_translatable(name):
+    updates, shift = genuine()[1], noise(1, seed=8)[0]
+    plain, moved = judged(name, updates), judged(name, updates + shift)
+    assert not torch.allclose(moved.aggregate, plain.aggregate + shift, rtol=1e-2, atol=1e-4)
+
+
 @pytest.mark.parametrize("factor", [1e-3, 7.0])
 @pytest.mark.parametrize("name", without(NOT_SCALABLE))
 def test_scaling_all_updates_scales_the_aggregate(name, factor):
@@ -243,13 +361,133 @@ def test_scaling_all_updates_scales_the_aggregate(name, factor):
     torch.testing.assert_close(scaled.aggregate / factor, plain.aggregate, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", NOT_SCALABLE)
+def test_scale_matters_to_a_rule_that_is_not_scalable(name):
+    updates = genuine()[1]
+    plain, scaled = judged(name, updates), judged(name, updates * 50)
+    assert not torch.allclose(scaled.aggregate / 50, plain.aggregate, rtol=1e-2, atol=1e-4)
+
+
 @pytest.mark.parametrize("n", [9, 10])
-@pytest.mark.parametrize("name", without(NOT_TRANSLATABLE))
+@pytest.mark.parametrize("name", without(LOOKS_INTO_NETWORK))
 def test_small_differences_between_large_float32_updates_are_not_lost(name, n):
     updates = (100 + 1e-3 * normal(2, n, MODEL.size)).float()
     exact, fast = (defense_of(name)(rows, view_of(n)) for rows in (updates.double(), updates))
     torch.testing.assert_close(fast.aggregate.double(), exact.aggregate, rtol=3e-7, atol=0)
     assert torch.equal(fast.trusted, exact.trusted)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_a_rule_remembers_exactly_when_it_is_listed_as_remembering(name):
+    assert bool(judged(name, genuine()[1]).state) == (name in REMEMBERING)
+
+
+def four_rounds(value=None):
+    """Client 3 is absent in round 2, and sends `value` in round 3."""
+    _, updates = genuine()
+    everybody, without_3 = list(range(6)), [0, 1, 2, 4, 5]
+    third = updates[:6] if value is None else with_row(updates[:6], 3, value)
+    return [
+        (everybody, updates[:6]),
+        (without_3, updates[[6, 7, 8, 9, 10]]),
+        (everybody, third),
+        (everybody, updates[6:]),
+    ]
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_a_memory_survives_being_stored_and_absent_clients(name):
+    direct = list(rounds_of(name, four_rounds()))
+    stored = list(rounds_of(name, four_rounds(), lambda state: load(save(dict(state)))))
+    for one, other in zip(direct, stored, strict=True):
+        torch.testing.assert_close(outcome(one), outcome(other), rtol=0, atol=0)
+        assert one.aggregate.isfinite().all()
+    assert len({frozenset(verdict.state) for verdict in direct}) == 1
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_a_memory_matters(name):
+    *_, last = rounds_of(name, four_rounds())
+    *_, forgetful = rounds_of(name, four_rounds(), lambda state: {})
+    same = [
+        torch.equal(part, outcome(forgetful)[key])
+        for key, part in outcome(last).items()
+        if key in outcome(forgetful) and key != "state"
+    ]
+    assert not all(same) or outcome(last).keys() != outcome(forgetful).keys()
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, torch.nan, torch.inf])
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_no_update_spoils_a_memory(name, value):
+    for verdict in rounds_of(name, four_rounds(value)):
+        assert all(part.isfinite().all() for part in verdict.state.values())
+        assert verdict.aggregate.isfinite().all()
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_a_rule_names_its_paper_its_tests_and_where_others_differ(name):
+    rule = DEFENSES[name]
+    assert all(paper.title for paper in rule.papers)
+    assert rule.papers
+    assert rule.tested
+    assert rule.elsewhere
+    assert "Source: " in rule.__doc__
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_a_federation_plays_with_every_rule(name):
+    settings = {"name": name} if name != "fedredefense" else DEFENSE
+    state, records = play(federation(attack="min_max", defense=settings, rounds=2))
+    assert state.weights.isfinite().all()
+    assert len(records) == 2
+    for record in records:
+        assert all(0 <= record.summary[rate] <= 1 for rate in ("DACC", "FPR", "FNR"))
+        here = record.clients["participated"]
+        scored = not record.clients["score"][here].isnan().all()
+        assert scored == math.isfinite(record.summary["auroc"])
+
+
+@pytest.mark.parametrize("name", ["krum", "multi_krum", "dnc", "fltrust", "fedredefense"])
+def test_the_area_under_the_curve_is_written_for_a_rule_with_scores(name):
+    settings = {"name": name} if name != "fedredefense" else DEFENSE
+    _, records = play(federation(attack="min_max", defense=settings, rounds=1))
+    assert 0 <= records[0].summary["auroc"] <= 1
+
+
+def composed(outer, inner):
+    """A composed rule as the configuration builds it, with a reconstruction that is quick."""
+
+    def settings(name, **more):
+        quick = {"reconstruction": asdict(FAST)} if name == "fedredefense" else {}
+        return {"name": name, **quick, **more}
+
+    asked = settings(outer, aggregator=settings(inner))
+    return resolve({**SETTINGS, "defense": asked}).defense.build()
+
+
+@pytest.mark.parametrize(("outer", "inner"), INSIDE)
+def test_a_composed_rule_builds_and_judges_with_every_rule_above_it(outer, inner):
+    if outer == "bucketing" and defense_of(inner).traits.remembers_clients:
+        pytest.skip("refused: see below")
+    rule, (_, updates) = composed(outer, inner), genuine()
+    assert type(rule.aggregator) is DEFENSES[inner]
+    verdict = rule(updates, view_of(CLIENTS))
+    assert verdict.aggregate.isfinite().all()
+    assert verdict.trusted.shape == (CLIENTS,)
+    again = rule(updates, view_of(CLIENTS, state=verdict.state, round=2))
+    assert again.aggregate.isfinite().all()
+    assert rule.traits.clean_samples == rule.aggregator.traits.clean_samples
+
+
+@pytest.mark.parametrize("inner", ["fldetector", "foolsgold", "fedredefense"])
+def test_bucketing_over_a_rule_that_remembers_clients_is_refused(inner):
+    inside = DEFENSES[inner].__name__
+    sentence = f"^bucketing cannot hold {inside}, which remembers clients: [^.]*$"
+    with pytest.raises(UserError, match=sentence):
+        composed("bucketing", inner)
+    with pytest.raises(UserError, match="which remembers clients"):
+        DEFENSES["bucketing"](aggregator=DEFENSES["nnm"](aggregator=DEFENSES[inner]()))
 
 
 def test_an_inner_rule_sees_the_chosen_participants_and_its_own_state():
