@@ -89,3 +89,16 @@ def with_row(updates, row, value):
 
 def normal(seed, *shape):
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+
+
+def plain_krum(updates, tolerated, squared=True):
+    """The paper's definition, written as loops: scores float64 [n]."""
+    rows, scores = updates.double().tolist(), []
+    for i, one in enumerate(rows):
+        costs = []
+        for j, other in enumerate(rows):
+            if i != j:
+                cost = sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
+                costs.append(cost if squared else cost**0.5)
+        scores.append(sum(sorted(costs)[: len(rows) - tolerated - 2]))
+    return torch.tensor(scores, dtype=torch.float64)

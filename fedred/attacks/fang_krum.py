@@ -9,12 +9,11 @@ from torch import Tensor
 
 from fedred.attacks.interface import (
     AttackerView,
-    Forged,
     Knowledge,
     Lone,
+    forge_in_spread,
     knowledge_option,
     lone_option,
-    send_without_spread,
     train_honestly,
 )
 from fedred.defenses.geometry import pairwise_distances
@@ -50,20 +49,19 @@ class FangKrum:
     elsewhere: ClassVar[str] = "some code starts from a fixed lambda, or stops at 1e-4"
     backdoor: ClassVar[None] = None
     poison = train_honestly
+    forge = forge_in_spread
 
     def __post_init__(self) -> None:
         check_options(self)
 
-    def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
-        """Return -lambda sign(mu) for every attacker [m, P]."""
-        known, m = view.known_updates(own_updates), len(own_updates)
-        if len(known) < 2:
-            return send_without_spread(own_updates, self.lone)
+    def craft(self, known: Tensor, view: AttackerView) -> Tensor:
+        """Return -lambda sign(mu) [P]."""
+        m = len(view.clients)
         direction = -known.mean(0).sign()
         copies = range(1, m + 1) if view.honest_updates is None else [m]
         found = (self.largest_step(known, direction, crafted) for crafted in copies)
         step = next((step for step in found if step >= self.smallest), 0.0)
-        return Forged((step * direction).repeat(m, 1))
+        return step * direction
 
     def largest_step(self, known: Tensor, direction: Tensor, crafted: int) -> float:
         """Return the first lambda of the halving at which Krum picks the crafted update.

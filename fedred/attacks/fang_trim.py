@@ -8,12 +8,11 @@ from torch import Tensor
 
 from fedred.attacks.interface import (
     AttackerView,
-    Forged,
     Knowledge,
     Lone,
+    forge_in_spread,
     knowledge_option,
     lone_option,
-    send_without_spread,
     train_honestly,
     uniform_draws,
 )
@@ -48,17 +47,15 @@ class FangTrim:
     elsewhere: ClassVar[str] = "some code draws one row and sends it m times"
     backdoor: ClassVar[None] = None
     poison = train_honestly
+    forge = forge_in_spread
 
     def __post_init__(self) -> None:
         check_options(self)
 
-    def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
+    def craft(self, known: Tensor, view: AttackerView) -> Tensor:
         """Return one draw from the interval for each attacker [m, P]."""
-        known = view.known_updates(own_updates)
-        if len(known) < 2:
-            return send_without_spread(own_updates, self.lone)
         start, end = self.interval(known)
-        return Forged(start + (end - start) * uniform_draws(view, own_updates))
+        return start + (end - start) * uniform_draws(view, known)
 
     def interval(self, known: Tensor) -> tuple[Tensor, Tensor]:
         """Return both ends [P] of the interval of every coordinate, from updates [k, P], k >= 2."""

@@ -10,9 +10,9 @@ from fedred.attacks.interface import (
     Forged,
     Knowledge,
     Lone,
+    forge_in_spread,
     lone_option,
     normal_draws,
-    send_without_spread,
     train_honestly,
 )
 from fedred.options import check_options, option
@@ -49,6 +49,8 @@ class Gaussian:
         """Return one draw of noise for each attacker [m, P]."""
         if self.unit == "absolute":
             return Forged(self.std * normal_draws(view, own_updates))
-        if len(own_updates) < 2:
-            return send_without_spread(own_updates, self.lone)
-        return Forged(self.std * own_updates.std(0) * normal_draws(view, own_updates))
+        return forge_in_spread(self, own_updates, view)
+
+    def craft(self, known: Tensor, view: AttackerView) -> Tensor:
+        """Return noise as wide as the known updates [m, P]."""
+        return self.std * known.std(0) * normal_draws(view, known)

@@ -93,11 +93,6 @@ def lone_option() -> Any:
     return option("honest", "what it sends when it sees one update alone (released: zero)")
 
 
-def send_without_spread(own_updates: Tensor, lone: Lone) -> Forged:
-    """Return what is sent when there is no spread to hide in."""
-    return Forged(own_updates if lone == "honest" else torch.zeros_like(own_updates))
-
-
 def uniform_draws(view: AttackerView, own_updates: Tensor) -> Tensor:
     """Return numbers from U[0, 1) [m, P], each attacker's from its own random source."""
     draws = [
@@ -160,3 +155,22 @@ class Attack(Protocol):
     def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
         """Return what the attacker's clients send in place of their own updates [m, P]."""
         ...
+
+
+class SpreadAttack(Attack, Protocol):
+    """An attack that hides in the spread of honest updates: `forge = forge_in_spread`."""
+
+    @property
+    def lone(self) -> Lone: ...
+
+    def craft(self, known: Tensor, view: AttackerView) -> Tensor:
+        """Return what all attackers send [P], or a row for each [m, P], from updates [k, P], k >= 2."""
+        ...
+
+
+def forge_in_spread(self: SpreadAttack, own_updates: Tensor, view: AttackerView) -> Forged:
+    """`forge` of an attack on the spread of the known updates; one alone has none (see `lone`)."""
+    known = view.known_updates(own_updates)
+    if len(known) >= 2:
+        return Forged(self.craft(known, view).expand(len(own_updates), -1).clone())
+    return Forged(own_updates if self.lone == "honest" else torch.zeros_like(own_updates))

@@ -8,12 +8,11 @@ from torch import Tensor
 
 from fedred.attacks.interface import (
     AttackerView,
-    Forged,
     Knowledge,
     Lone,
+    forge_in_spread,
     knowledge_option,
     lone_option,
-    send_without_spread,
     train_honestly,
 )
 from fedred.options import check_options, option
@@ -52,17 +51,15 @@ class LIE:
     elsewhere: ClassVar[str] = "several libraries take Phi for its inverse (0.73 there)"
     backdoor: ClassVar[None] = None
     poison = train_honestly
+    forge = forge_in_spread
 
     def __post_init__(self) -> None:
         check_options(self)
 
-    def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
-        """Return mu - z sigma for every attacker [m, P]."""
-        known = view.known_updates(own_updates)
-        if len(known) < 2:
-            return send_without_spread(own_updates, self.lone)
-        z = hidden_deviations(view.participants, len(own_updates)) if self.z is None else self.z
-        return Forged((known.mean(0) - z * known.std(0)).repeat(len(own_updates), 1))
+    def craft(self, known: Tensor, view: AttackerView) -> Tensor:
+        """Return mu - z sigma [P]."""
+        z = hidden_deviations(view.participants, len(view.clients)) if self.z is None else self.z
+        return known.mean(0) - z * known.std(0)
 
 
 def hidden_deviations(participants: int, attackers: int) -> float:

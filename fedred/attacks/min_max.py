@@ -9,12 +9,11 @@ from torch.nn.functional import normalize
 
 from fedred.attacks.interface import (
     AttackerView,
-    Forged,
     Knowledge,
     Lone,
+    forge_in_spread,
     knowledge_option,
     lone_option,
-    send_without_spread,
     train_honestly,
 )
 from fedred.options import check_options, option
@@ -50,19 +49,17 @@ class MinMax:
     elsewhere: ClassVar[str] = "the search starts at 10 to 50 and cannot pass twice its start"
     backdoor: ClassVar[None] = None
     poison = train_honestly
+    forge = forge_in_spread
 
     def __post_init__(self) -> None:
         check_options(self)
 
-    def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
-        """Return mu + gamma p for every attacker [m, P]."""
-        known = view.known_updates(own_updates)
-        if len(known) < 2:
-            return send_without_spread(own_updates, self.lone)
+    def craft(self, known: Tensor, view: AttackerView) -> Tensor:
+        """Return mu + gamma p [P]."""
         mean, push = known.mean(0), perturbation(known, self.direction)
         gamma = largest_factor(known, mean, push)
         gamma = gamma if self.largest is None else min(gamma, self.largest)
-        return Forged((mean + gamma * push).repeat(len(own_updates), 1))
+        return mean + gamma * push
 
 
 def perturbation(updates: Tensor, direction: Direction) -> Tensor:

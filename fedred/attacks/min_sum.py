@@ -9,12 +9,11 @@ from torch import Tensor
 
 from fedred.attacks.interface import (
     AttackerView,
-    Forged,
     Knowledge,
     Lone,
+    forge_in_spread,
     knowledge_option,
     lone_option,
-    send_without_spread,
     train_honestly,
 )
 from fedred.attacks.min_max import Direction, perturbation
@@ -51,18 +50,16 @@ class MinSum:
     )
     backdoor: ClassVar[None] = None
     poison = train_honestly
+    forge = forge_in_spread
 
     def __post_init__(self) -> None:
         check_options(self)
 
-    def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
-        """Return mu + gamma p for every attacker [m, P]."""
-        known = view.known_updates(own_updates)
-        if len(known) < 2:
-            return send_without_spread(own_updates, self.lone)
+    def craft(self, known: Tensor, view: AttackerView) -> Tensor:
+        """Return mu + gamma p [P]."""
         push = perturbation(known, self.direction)
         gamma = largest_factor(known, push, self.bound)
-        return Forged((known.mean(0) + gamma * push).repeat(len(own_updates), 1))
+        return known.mean(0) + gamma * push
 
 
 def largest_factor(updates: Tensor, push: Tensor, bound: Bound) -> float:

@@ -11,6 +11,7 @@ from fedred.defenses.geometry import norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
 from fedred.options import check_options, option
 from fedred.papers import Paper
+from fedred.parameters import NamedTensors
 
 REFERENCES = 20  # reference draws of the gap statistic, as in the paper
 TINY = 1e-12
@@ -63,20 +64,22 @@ class FLDetector:
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P] by the mean of the trusted; scores once there are predictions."""
         memory = dict(view.state) or self._initial_memory(updates, view)
-        clients = view.clients.to(updates.device)
-        self._note_distances(memory, updates, view, clients)
-        scored = memory["predictions"][clients] > 0
-        suspicion = memory["distances"][clients].sum(1) / memory["predictions"][clients].clamp(
-            min=1
-        )
-        flagged = torch.zeros_like(scored)
-        flagged[scored] = suspicious(suspicion[scored], view.generator)
+        memory |= self._surprises(memory, updates, view)
+        suspicion, predicted = self._suspicion(memory, view)
+        flagged = torch.zeros_like(predicted)
+        flagged[predicted] = suspicious(suspicion[predicted], view.generator)
         trusted = (~flagged).cpu()
         aggregate = mean_of_trusted(updates, trusted)
-        self._note_round(memory, updates, aggregate, view, clients)
+        memory |= self._round(memory, updates, aggregate, view)
         excluded = ~trusted if self.exclusion == "permanent" else torch.zeros_like(trusted)
-        scores = suspicion if scored.any() else None
+        scores = suspicion if predicted.any() else None
         return Verdict(aggregate, trusted, scores, memory, excluded)
+
+    def _suspicion(self, memory: NamedTensors, view: ServerView) -> tuple[Tensor, Tensor]:
+        """Return the suspicions [n] and who was ever predicted, bool [n]."""
+        clients = view.clients.to(memory["seen"].device)
+        counts = memory["predictions"][clients]
+        return memory["distances"][clients].sum(1) / counts.clamp(min=1), counts > 0
 
     def _initial_memory(self, updates: Tensor, view: ServerView) -> dict[str, Tensor]:
         size, clients = updates.shape[1], view.all_clients
@@ -93,47 +96,45 @@ class FLDetector:
             "round": torch.tensor(0),
         }
 
-    def _note_distances(
-        self, memory: dict[str, Tensor], updates: Tensor, view: ServerView, clients: Tensor
-    ) -> None:
-        """Add this round's normalised distances of the clients that can be predicted."""
-        last = int(memory["round"])
+    def _surprises(
+        self, memory: NamedTensors, updates: Tensor, view: ServerView
+    ) -> dict[str, Tensor]:
+        """Return the histories with this round's distances of the clients that can be predicted."""
+        clients, last = view.clients.to(updates.device), int(memory["round"])
         predictable = (memory["seen"][clients] == last) & bool(last)
         if int(memory["pairs"]) < self.window or not predictable.any():
-            return
-        turn = hessian_product(
-            memory["movements"], memory["changes"], view.weights - memory["weights"]
-        )
+            return {}
+        movement = view.weights - memory["weights"]
+        turn = hessian_product(memory["movements"], memory["changes"], movement)
         chosen = clients[predictable]
         change = updates[predictable].double() - memory["updates"][chosen].double()
         errors = norms(change - turn)
         share = errors / errors.sum().clamp(min=TINY)
-        history = memory["distances"].clone()
-        history[chosen] = torch.cat([history[chosen, 1:], share[:, None]], 1)
-        memory["distances"] = history
-        counts = memory["predictions"].clone()
-        counts[chosen] = (counts[chosen] + 1).clamp(max=self.window)
-        memory["predictions"] = counts
+        history = torch.cat([memory["distances"][chosen, 1:], share[:, None]], 1)
+        counts = (memory["predictions"][chosen] + 1).clamp(max=self.window)
+        return {
+            "distances": memory["distances"].index_copy(0, chosen, history),
+            "predictions": memory["predictions"].index_copy(0, chosen, counts),
+        }
 
-    def _note_round(
-        self,
-        memory: dict[str, Tensor],
-        updates: Tensor,
-        aggregate: Tensor,
-        view: ServerView,
-        clients: Tensor,
-    ) -> None:
-        """Remember updates, model and aggregate, and the new pair if the model has moved."""
-        movement = view.weights - memory["weights"]
+    def _round(
+        self, memory: NamedTensors, updates: Tensor, aggregate: Tensor, view: ServerView
+    ) -> dict[str, Tensor]:
+        """Return what to remember of this round: updates, model, and a pair if the model has moved."""
+        clients, movement = view.clients.to(updates.device), view.weights - memory["weights"]
+        noted = {
+            "updates": memory["updates"].index_copy(0, clients, updates),
+            "seen": memory["seen"].index_fill(0, clients, view.round),
+            "weights": view.weights,
+            "aggregate": aggregate.clone(),
+            "round": torch.tensor(view.round),
+        }
         if int(memory["round"]) and movement.any():
             change = aggregate - memory["aggregate"]
-            memory["movements"] = torch.cat([memory["movements"][1:], movement[None]])
-            memory["changes"] = torch.cat([memory["changes"][1:], change[None]])
-            memory["pairs"] = memory["pairs"] + 1
-        memory["updates"] = memory["updates"].index_copy(0, clients, updates)
-        memory["seen"] = memory["seen"].index_fill(0, clients, view.round)
-        memory["weights"], memory["aggregate"] = view.weights, aggregate.clone()
-        memory["round"] = torch.tensor(view.round)
+            noted["movements"] = torch.cat([memory["movements"][1:], movement[None]])
+            noted["changes"] = torch.cat([memory["changes"][1:], change[None]])
+            noted["pairs"] = memory["pairs"] + 1
+        return noted
 
 
 def hessian_product(movements: Tensor, changes: Tensor, vector: Tensor) -> Tensor:

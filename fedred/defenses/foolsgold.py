@@ -18,7 +18,7 @@ HIGHEST = 0.99  # the paper's: the logit of 1 is infinite
 class FoolsGold:
     """Weight clients by how little their summed updates resemble those of any other.
 
-    With c_ij the cosine of the summed histories of clients i and j, and v_i = max_j c_ij: c_ij is
+    With c_ij the cosine of the summed histories of clients i and j, and v_i = max(0, max_j c_ij): c_ij is
     multiplied by v_i / v_j where v_j > v_i (pardoning); a_i = 1 - max_j c_ij in [0, 1], divided by the
     largest; weight_i = confidence (ln(a_i / (1 - a_i)) + 1/2) in [0, 1]. The aggregate is the weighted
     mean. Clients of weight 0 are not trusted; the suspicion is 1 - weight. When all weights are zero,
@@ -68,7 +68,7 @@ class FoolsGold:
     def weights(self, cosines: Tensor) -> Tensor:
         """Return the weights [n] from cosines of histories [n, n]."""
         similar = cosines.clone().fill_diagonal_(-torch.inf)
-        nearest = similar.max(1).values
+        nearest = similar.max(1).values.clamp(min=0)
         pardon = (nearest[:, None] / nearest).where(nearest > nearest[:, None], 1.0)
         originality = (1 - (similar * pardon).max(1).values).clamp(0, 1)
         if not originality.any():

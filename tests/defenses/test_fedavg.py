@@ -31,3 +31,19 @@ def test_fedavg_by_samples_is_the_mean_over_all_samples():
     aggregate = FedAvg(by_samples=True)(updates, view_of(3, samples)).aggregate
     expected = np.repeat(updates.numpy(), samples, axis=0).mean(0)
     np.testing.assert_allclose(aggregate, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("n", [1, 4, 9])
+def test_fedavg_equals_byzfl(n):
+    byzfl = pytest.importorskip("byzfl")
+    updates = normal(n, n, 9)
+    expected = byzfl.Average()(updates.numpy().copy())
+    np.testing.assert_allclose(FedAvg()(updates, view_of(n)).aggregate, expected, rtol=1e-6)
+
+
+def test_one_client_alone_moves_fedavg_wherever_it_wants():
+    """Blanchard et al., lemma 1: no linear rule tolerates a single attacker."""
+    updates, wanted = normal(3, 5, 9), normal(4, 9)
+    forged = with_row(updates, 2, 0.0)
+    forged[2] = 5 * wanted - forged.sum(0)
+    torch.testing.assert_close(FedAvg()(forged, view_of(5)).aggregate, wanted, rtol=1e-5, atol=1e-6)

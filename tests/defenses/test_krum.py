@@ -1,29 +1,16 @@
 """Krum's scores and winner are those of the paper, written as loops."""
 
+import numpy as np
 import pytest
 import torch
-from defense_support import normal, view_of, with_row
-from hypothesis import given, settings
+from defense_support import normal, plain_krum, view_of, with_row
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedred.defenses.krum import Krum, krum_scores
 from fedred.errors import UserError
 
 
-def plain_krum(updates, tolerated, squared=True):
-    """The paper's definition, written as loops: scores float64 [n]."""
-    rows, scores = updates.double().tolist(), []
-    for i, one in enumerate(rows):
-        costs = []
-        for j, other in enumerate(rows):
-            if i != j:
-                cost = sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
-                costs.append(cost if squared else cost**0.5)
-        scores.append(sum(sorted(costs)[: len(rows) - tolerated - 2]))
-    return torch.tensor(scores, dtype=torch.float64)
-
-
-@settings(deadline=None)
 @given(st.integers(3, 9), st.integers(0, 6), st.booleans(), st.integers(0, 10**6))
 def test_krum_equals_the_definition(n, tolerated, squared, seed):
     tolerated = min(tolerated, n - 3)
@@ -76,3 +63,19 @@ def test_krum_trusts_nobody_when_too_few_are_finite():
     verdict = Krum(1)(updates, view_of(5, weights=torch.zeros(1)))
     assert not verdict.trusted.any()
     assert not verdict.aggregate.any()
+
+
+@given(st.integers(5, 10), st.integers(0, 10**6))
+def test_krum_equals_byzfl_which_counts_one_neighbour_more(n, seed):
+    byzfl = pytest.importorskip("byzfl")
+    updates, tolerated = normal(seed, n, 4), (n - 3) // 2 - (n % 2 == 0)
+    expected = byzfl.Krum(tolerated + 1)(updates.numpy().copy())
+    np.testing.assert_array_equal(Krum(tolerated)(updates, view_of(n)).aggregate, expected)
+
+
+@pytest.mark.parametrize("row", [0, 6])
+def test_krum_never_picks_an_update_whose_distance_overflows(row):
+    updates = with_row(normal(1, 7, 50).float(), row, 1e30)
+    verdict = Krum(2)(updates, view_of(7))
+    assert not verdict.trusted[row]
+    assert verdict.scores.argmax() == row

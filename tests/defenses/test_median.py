@@ -35,3 +35,22 @@ def test_median_leaves_broken_updates_out_of_the_count(even):
     verdict = Median(even)(broken, view_of(6))
     assert torch.equal(verdict.aggregate, whole)
     assert verdict.trusted.tolist() == [True, False, True, True, False, True]
+
+
+@given(st.integers(1, 12), st.integers(0, 10**6))
+def test_median_equals_byzfl(n, seed):
+    byzfl = pytest.importorskip("byzfl")
+    updates = normal(seed, n, 5)
+    expected = byzfl.Median()(updates.numpy().copy())
+    np.testing.assert_allclose(Median()(updates, view_of(n)).aggregate, expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("even", ["middle", "lower"])
+@pytest.mark.parametrize("n", [7, 8])
+def test_fewer_than_half_leave_the_median_between_the_honest_and_more_do_not(n, even):
+    updates, most = normal(2, n, 5), (n - 1) // 2
+    found = Median(even)(with_row(updates, slice(0, most), 1e9), view_of(n)).aggregate
+    honest = updates[most:]
+    assert ((found >= honest.min(0).values) & (found <= honest.max(0).values)).all()
+    broken = Median(even)(with_row(updates, slice(0, n // 2 + 1), 1e9), view_of(n)).aggregate
+    assert (broken == 1e9).all()

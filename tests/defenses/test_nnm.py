@@ -84,3 +84,11 @@ def test_nnm_needs_an_honest_majority_and_what_the_rule_inside_needs():
 def test_nnm_fails_when_the_attackers_are_the_majority():
     updates = torch.cat([normal(6, 3, 5), 100 + normal(7, 4, 5)])
     assert (NNM(3, Median())(updates, view_of(7)).aggregate > 50).all()
+
+
+@given(st.integers(0, 10**6), st.integers(2, 9), st.data())
+def test_mixtures_equal_byzfl(seed, n, data):
+    byzfl = pytest.importorskip("byzfl")
+    updates, f = normal(seed, n, 4), data.draw(st.integers(0, (n - 1) // 2))
+    expected = byzfl.NNM(f)(updates.numpy().copy())
+    np.testing.assert_allclose(mixtures(updates, n - f), expected, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,279 @@
+"""The benchmarks: each twin computes what FedRED computes, and what is reported of them is right."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import twins, units  # noqa: E402
+from benchmarks.__main__ import main  # noqa: E402
+from benchmarks.measure import Measured, machine_name, slug, statistics_of  # noqa: E402
+from benchmarks.report import table, write_result  # noqa: E402
+from benchmarks.units import (  # noqa: E402
+    DEMO,
+    UNITS,
+    Deviation,
+    ReconstructUnit,
+    TrainUnit,
+)
+from fedred.errors import UserError  # noqa: E402
+from fedred.local_training import LocalTraining, batch_schedule  # noqa: E402
+from fedred.models import ConvNet  # noqa: E402
+
+CPU = torch.device("cpu")
+TINY = ConvNet(width=4, depth=1)
+
+
+def agree(prepared):
+    """Whether ours and the twin agree, far inside what a benchmark allows on large sizes."""
+    deviations = prepared.compare(prepared.ours(), prepared.twin())
+    return deviations and all(10 * d.value <= d.tolerance for d in deviations)
+
+
+def train_unit(**changes):
+    training = LocalTraining(lr=0.05, batch_size=4, epochs=2, momentum=0.5, weight_decay=0.01)
+    return replace(TrainUnit("", TINY, (3, 8, 8), 10, training, 3, 3), **changes)
+
+
+def reconstruct_unit(**changes):
+    return replace(ReconstructUnit("", TINY, (1, 4, 4), DEMO, 3, 3, 4), **changes)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, None])
+def test_plain_training_equals_ours(chunk):
+    assert agree(train_unit().prepare(CPU, 3, chunk))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, None])
+def test_plain_reconstruction_equals_ours(chunk):
+    prepared = reconstruct_unit().prepare(CPU, 3, chunk)
+    ours, twin = prepared.ours(), prepared.twin()
+    assert all(10 * d.value <= d.tolerance for d in prepared.compare(ours, twin))
+    assert ours.iterations.tolist() == twin.iterations.tolist() == [4, 4, 4]
+    for part, expected in zip(ours.knowledge, twin.knowledge, strict=True):
+        torch.testing.assert_close(part, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_errors_of_a_unit_move_so_that_comparing_them_says_something():
+    first, last = (
+        reconstruct_unit(cpu_iterations=iterations).prepare(CPU, 3, 1).ours().errors
+        for iterations in (1, 8)
+    )
+    assert (last < 0.9 * first).all()
+
+
+def test_plain_reconstruction_stops_where_ours_stops():
+    options = replace(DEMO, image_lr=1.0, label_lr=1.0)
+    model, weights = units.network_and_start(TINY, (1, 4, 4), CPU)
+    updates, start = reconstruct_unit(options=options).updates_and_start(model, weights, 4)
+    updates[3] = torch.nan
+    case = (model, weights, updates, start, torch.tensor([9, 20, 3, 9]), 0.9, options)
+    ours, twin = units.reconstruct(*case, 4), twins.reconstruct(*case)
+    assert ours.iterations.tolist() == twin.iterations.tolist()
+    assert twin.iterations[3] == 1
+    torch.testing.assert_close(ours.errors, twin.errors, rtol=1e-3, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, None])
+def test_a_round_by_the_plain_twins_equals_ours(chunk):
+    reconstruction = replace(DEMO, first_iterations=4)
+    unit = replace(UNITS["round-demo"], network=TINY, reconstruction=reconstruction)
+    assert agree(unit.prepare(CPU, 8, chunk))
+
+
+def test_after_a_plain_round_the_simulation_is_ours_again():
+    before = units.play_round.__globals__["local_updates"]
+    with twins.plain_round(lambda: None, []):
+        assert units.play_round.__globals__["local_updates"] is not before
+    assert units.play_round.__globals__["local_updates"] is before
+
+
+def test_a_loader_gives_the_given_batches_in_order_normalised_and_draws_nothing():
+    images = torch.arange(5 * 2 * 3 * 3).reshape(5, 2, 3, 3).to(torch.uint8)
+    data = twins.ClientImages(images, torch.arange(5), 100.0, (0.1, 0.2), (0.5, 2.0))
+    schedule = np.array([[4, 0], [2, 3], [1, -1]])
+    state = torch.get_rng_state()
+    batches = list(twins.loader(data, schedule))
+    assert torch.equal(state, torch.get_rng_state())
+    assert [labels.tolist() for _, labels in batches] == [[4, 0], [2, 3], [1]]
+    value = (float(images[0, 1, 2, 1]) / 100 - 0.2) / 2
+    assert batches[0][0][1, 1, 2, 1] == pytest.approx(value)
+
+
+def test_the_twin_trains_on_the_same_batches_as_ours_and_on_no_others():
+    unit = train_unit()
+    prepared = unit.prepare(CPU, 3, 1)
+    other = replace(unit, training=replace(unit.training, batch_size=5)).prepare(CPU, 3, 1)
+    assert not prepared.compare(prepared.ours(), other.twin())[0].allowed
+    source = np.random.default_rng(0)
+    assert batch_schedule(10, unit.training, source).shape == (6, 4)
+
+
+def test_statistics_of_ratios_by_hand():
+    measured = Measured(seconds={"ours": [1.0, 2.0, 1.0, 0.5, 4.0], "twin": [3, 2, 2, 2, 2]})
+    assert measured.ratios == [3, 1, 2, 4, 0.5]
+    assert statistics_of(measured.ratios) == {
+        "smallest": 0.5,
+        "lower_quartile": 1.0,
+        "median": 2.0,
+        "upper_quartile": 3.0,
+        "largest": 4.0,
+    }
+    assert statistics_of([1.0, 2.0])["median"] == 1.5
+    assert set(statistics_of([7.0]).values()) == {7.0}
+
+
+def test_deviations_by_hand_and_what_is_not_a_number_is_never_allowed():
+    ours, twin = torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.5], [1.0, 1.0]])
+    expected = 0.5 / (3.0**2 + 4.5**2) ** 0.5
+    assert units.relative_difference(ours, twin) == pytest.approx(expected)
+    zeros = torch.zeros(1, 2)
+    assert units.relative_difference(zeros, zeros) == 0
+    assert not Deviation("update", units.relative_difference(ours, zeros), 1e9).allowed
+    assert not Deviation("update", units.relative_difference(ours * torch.nan, twin), 1e9).allowed
+    assert Deviation("update", 1e-3, 1e-3).allowed
+
+
+def result(number, device="cpu"):
+    return {"ratio": number, "environment": {"device": device}}
+
+
+def test_results_join_those_of_the_same_machine(tmp_path):
+    for name, number, device in (("a", 1, "cpu"), ("b", 2, "cpu"), ("a", 3, "cuda")):
+        write_result(tmp_path, "box", name, result(number, device))
+    path = write_result(tmp_path, "box", "a", result(4))
+    write_result(tmp_path, "other", "c", result(5))
+    content = json.loads(path.read_text())
+    assert content["machine"] == "box"
+    assert {name: list(kinds) for name, kinds in content["units"].items()} == {
+        "a": ["cpu", "cuda"],
+        "b": ["cpu"],
+    }
+    assert content["units"]["a"]["cpu"]["ratio"] == 4
+    assert content["units"]["a"]["cuda"]["ratio"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["box.json", "other.json"]
+
+
+def test_results_are_whole_or_as_before(tmp_path):
+    path = write_result(tmp_path, "box", "a", result(1))
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        write_result(tmp_path, "box", "b", result(object()))
+    assert path.read_bytes() == before
+    path.write_bytes(before[:-20])
+    with pytest.raises(UserError, match="not a whole file of results"):
+        write_result(tmp_path, "box", "b", result(2))
+    assert path.read_bytes() == before[:-20]
+    assert [path.name for path in tmp_path.iterdir()] == ["box.json"]
+
+
+def test_machine_names_are_safe_file_names():
+    assert slug("Intel(R) Xeon(R) CPU @ 2.20GHz, 2 cores") == "intel-r-xeon-r-cpu-2-20ghz-2-cores"
+    assert slug("../../x") == "x"
+    assert slug(machine_name(CPU)) == machine_name(CPU) != ""
+
+
+def test_a_table_is_aligned():
+    assert table([("a", "1"), ("long", "22")], ("unit", "x")).split("\n") == [
+        "unit   x",
+        "a      1",
+        "long  22",
+    ]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Units that take no time in place of the real ones."""
+    monkeypatch.setitem(UNITS, "train-small", train_unit())
+    monkeypatch.setitem(UNITS, "reconstruct-small", reconstruct_unit())
+
+
+def test_the_command_measures_prints_and_writes(tiny, tmp_path, capsys):
+    names = ["train-small", "reconstruct-small"]
+    where = ["--results", str(tmp_path), "--machine", "My Box"]
+    assert main([*names, *where, "--repeats", "2", "--clients", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert "2 of 3" in out
+    assert "allowed" in err
+    content = json.loads((tmp_path / "my-box.json").read_text())
+    assert list(content["units"]) == names
+    for name in names:
+        found = content["units"][name]["cpu"]
+        assert found["same"]
+        assert len(found["ratios"]) == 2
+        assert all(len(found["seconds"][side]["all"]) == 2 for side in ("ours", "twin"))
+        assert all(found["peak_bytes"][side] > 2**20 for side in ("ours", "twin"))
+        assert {"cpu", "threads", "versions", "date"} <= set(found["environment"])
+
+
+def test_results_that_differ_are_a_failure_and_are_not_timed(tiny, monkeypatch, tmp_path, capsys):
+    wrong = lambda *case: torch.zeros_like(case[1]).repeat(3, 1)  # noqa: E731
+    monkeypatch.setattr(twins, "train_clients", wrong)
+    assert main(["train-small", "--results", str(tmp_path), "--machine", "box"]) == 1
+    assert "results differ in train-small" in capsys.readouterr().err
+    found = json.loads((tmp_path / "box.json").read_text())["units"]["train-small"]["cpu"]
+    assert not found["same"]
+    assert found["ratio"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["reconstruct-23"], "did you mean 'reconstruct-32'?"),
+        (["--device", "cud"], "did you mean 'cuda'?"),
+        (["--repeats", "0"], "--repeats is 0, but it must be at least 1"),
+        (["--repeats", "many"], "many"),
+        (["--clients", "-1"], "at least 1"),
+        (["--machine", "//"], "a letter or a digit"),
+        (["--unknown"], "--unknown"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_no_gpu_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["--device", "cuda"]) == 2
+    assert "no GPU" in capsys.readouterr().err
+
+
+def benchmarks(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+
+
+def test_the_list_names_every_unit():
+    done = benchmarks("-m", "benchmarks", "--list")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(UNITS)
+
+
+def test_the_benchmarks_need_torch_and_numpy_only():
+    code = (
+        "import sys\n"
+        "for name in ('pydantic', 'typer', 'snakemake', 'rich', 'pandas', 'yaml', 'matplotlib',\n"
+        "    'scipy', 'sklearn', 'pyarrow', 'safetensors', 'PIL', 'torchvision'):\n"
+        "    sys.modules[name] = None\n"
+        "import torch\n"
+        "from benchmarks.__main__ import main\n"
+        "from benchmarks.units import UNITS\n"
+        "for name in ('train-small', 'round-demo'):\n"
+        "    UNITS[name].prepare(torch.device('cpu'), 8, None)\n"
+        "sys.exit(main(['--list']))\n"
+    )
+    done = benchmarks("-c", code)
+    assert done.returncode == 0, done.stderr
