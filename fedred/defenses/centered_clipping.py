@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedred.defenses.geometry import clip_norms, norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, everybody, judge_finite
+from fedred.defenses.median import middle_of
 from fedred.options import check_options, option
 from fedred.papers import Paper
 
@@ -49,6 +50,6 @@ class CenteredClipping:
         center = view.state.get("center", torch.zeros_like(updates[0]))
         for _ in range(self.iterations):
             offsets = updates - center
-            limit = norms(offsets).median() if self.radius is None else self.radius
+            limit = middle_of(norms(offsets)) if self.radius is None else self.radius
             center = center + clip_norms(offsets, limit).mean(0)
         return Verdict(center, everybody(updates), state={"center": center.clone()})

@@ -10,6 +10,7 @@ from torch.func import vmap
 from fedred.defenses.clustering import hdbscan
 from fedred.defenses.geometry import clip_norms, cosine_similarities, norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
+from fedred.defenses.median import middle_of
 from fedred.errors import UserError
 from fedred.options import check_options, option
 from fedred.papers import Paper
@@ -66,11 +67,11 @@ class DeepSight:
         weights, biases = output_layer(updates, view.model)
         energies = normalised_energies(weights, biases)
         exceedings = threshold_exceedings(energies).double()
-        suspect = exceedings <= exceedings.median() / 2
+        suspect = exceedings <= middle_of(exceedings) / 2
         clusters = hdbscan(self._distances(updates, energies, biases, view), self.cluster_size)
         shares = suspect_shares(suspect.cpu(), clusters)
         trusted = shares < self.suspects
-        clipped = clip_norms(updates, norms(updates).median())
+        clipped = clip_norms(updates, middle_of(norms(updates)))
         return Verdict(mean_of_trusted(clipped, trusted), trusted, shares)
 
     def _distances(
@@ -97,7 +98,7 @@ def output_layer(updates: Tensor, model: FlatModel) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: when the network does not end in a linear layer with a bias for every class.
     """
-    *_, weight, bias = model.shapes.values()
+    weight, bias = [torch.Size(), torch.Size(), *model.shapes.values()][-2:]
     if len(weight) != 2 or tuple(bias) != (model.classes,):
         raise UserError("deepsight needs a network that ends in a linear layer with biases")
     tail = updates[:, -(weight.numel() + model.classes) :].double()

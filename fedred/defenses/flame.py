@@ -9,6 +9,7 @@ from torch import Tensor
 from fedred.defenses.clustering import hdbscan
 from fedred.defenses.geometry import clip_norms, cosine_similarities, norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
+from fedred.defenses.median import middle_of
 from fedred.options import check_options, option
 from fedred.papers import Paper
 
@@ -57,7 +58,7 @@ class FLAME:
         start = view.weights.double() if self.angles == "models" else 0.0
         distances = 1 - cosine_similarities(start + updates)
         trusted = hdbscan(distances, len(updates) // 2 + 1) == 0
-        limit = norms(updates).median()
+        limit = middle_of(norms(updates))
         drawn = view.generator.standard_normal(updates.shape[1], "float32")
         noise = self.noise * limit.to(updates) * torch.from_numpy(drawn).to(updates)
         return Verdict(mean_of_trusted(clip_norms(updates, limit), trusted) + noise, trusted)

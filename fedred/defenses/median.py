@@ -40,7 +40,7 @@ class Median:
 
 
 def middle_of(updates: Tensor) -> Tensor:
-    """Return the usual median [P] of updates [n, P]: the middle of the two values of an even n."""
+    """Return the usual median over the first axis: the middle of the two values of an even number."""
     lower = updates.median(0).values
     if len(updates) % 2:
         return lower

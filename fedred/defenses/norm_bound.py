@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedred.defenses.geometry import clip_norms, norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, everybody, judge_finite
+from fedred.defenses.median import middle_of
 from fedred.options import check_options, option
 from fedred.papers import Paper
 
@@ -43,5 +44,5 @@ class NormBound:
 
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P] by the mean of the clipped ones [P]."""
-        limit = norms(updates).median() if self.bound is None else self.bound
+        limit = middle_of(norms(updates)) if self.bound is None else self.bound
         return Verdict(clip_norms(updates, limit).mean(0), everybody(updates))

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedred.defenses.clustering import largest_cluster, mean_shift
 from fedred.defenses.geometry import clip_norms, norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
+from fedred.defenses.median import middle_of
 from fedred.options import check_options, option
 from fedred.papers import Paper
 
@@ -50,7 +51,7 @@ class SignGuard:
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P]; who fails one of the filters is not trusted."""
         lengths = norms(updates)
-        limit = lengths.median()
+        limit = middle_of(lengths)
         usual = (lengths >= self.lower * limit) & (lengths <= self.upper * limit)
         count = max(1, round(self.share * updates.shape[1]))
         subset = np.sort(view.generator.choice(updates.shape[1], count, replace=False))
