@@ -9,11 +9,14 @@ from pathlib import Path
 PACKAGE = Path(__file__).absolute().parent
 # Changing these changes how results are asked for, named or shown, not the numbers of a run.
 NOT_NUMERIC = (
+    "__main__.py",
+    "citations.py",
     "cli.py",
     "config.py",
     "documents.py",
     "errors.py",
     "files.py",
+    "papers.py",
     "plan.py",
     "progress.py",
     "provenance.py",
