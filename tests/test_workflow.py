@@ -5,12 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from small import DEFENSE, SETTINGS
 
-from fedred.plan import gpus_per_run
+from fedred.plan import gpus_per_run, make_plan
 
 TINY = {
     "experiments": {
@@ -73,7 +74,7 @@ def tiny_jobs(project):
 def test_all_tables_and_figures_are_there(finished):
     made = {path.name for path in (finished / "results").glob("[tf]*/*")}
     expected = {f"tiny-{t}.{e}" for t in ("performance", "detection") for e in ("csv", "md", "tex")}
-    figures = ("accuracy_over_rounds", "reconstruction_error", "detection", "partition")
+    figures = ("accuracy_over_rounds", "reconstruction_error", "detection", "heat_map", "partition")
     assert made == expected | {f"tiny-{f}.{e}" for f in figures for e in ("png", "pdf")}
 
 
@@ -90,10 +91,10 @@ def test_a_second_run_has_nothing_to_do(finished):
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("fedred/report/style.py", {"figure": 4, "table": 2, "all": 1}),
+        ("fedred/report/style.py", {"figure": 5, "table": 2, "all": 1}),
         ("fedred/cli.py", {}),
-        ("fedred/attacks/mpaf.py", {"simulate": 4, "figure": 3, "table": 2, "all": 1}),
-        ("fedred/partition.py", {"partition": 1, "simulate": 4, "figure": 4, "table": 2, "all": 1}),
+        ("fedred/attacks/mpaf.py", {"simulate": 4, "figure": 4, "table": 2, "all": 1}),
+        ("fedred/partition.py", {"partition": 1, "simulate": 4, "figure": 5, "table": 2, "all": 1}),
     ],
 )
 def test_an_edit_marks_what_depends_on_it_and_no_more(finished, path, expected):
@@ -136,6 +137,15 @@ def test_another_configuration_does_not_inherit_the_default(tmp_path):
     assert default["simulate"] == laptop["simulate"] == 24
     both = snakemake(project, "-n", "--cores", 2, "--configfile", "config/laptop.yaml")
     assert "digits" not in both.stdout
+
+
+def test_the_grid_crosses_every_attack_with_every_defense():
+    runs = make_plan(yaml.safe_load(Path("config/grid.yaml").read_text())).runs.values()
+    pairs = {(run["attack"]["name"], run["defense"]["name"]) for run in runs}
+    attacks, defenses = ({pair[side] for pair in pairs} for side in (0, 1))
+    assert len(runs) == len(pairs) == len(attacks) * len(defenses)
+    assert len(attacks) >= 17
+    assert len(defenses) >= 20
 
 
 def test_a_mistake_in_a_configuration_is_one_sentence_and_no_job(tmp_path):
