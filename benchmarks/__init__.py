@@ -1,0 +1,1 @@
+"""Benchmarks: FedRED against plain loops that compute the same (`python -m benchmarks`)."""

@@ -1,0 +1,137 @@
+"""The command `python -m benchmarks`: FedRED against plain loops, on this machine."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from benchmarks import report
+from benchmarks.measure import SIDES, environment, machine_name, repeat, slug, warm_up
+from benchmarks.units import UNITS, Unit
+from fedred.errors import UserError, unknown_name
+
+DEVICES = ("cpu", "cuda")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parser() -> Parser:
+    """Return the command line's description."""
+    made = Parser("python -m benchmarks", description="Measure FedRED against plain loops.")
+    made.add_argument("units", nargs="*", metavar="UNIT", help="units to measure; none: all")
+    made.add_argument("--list", action="store_true", help="show the units and stop")
+    made.add_argument("--repeats", type=int, default=3, help="repetitions after the warm-up")
+    made.add_argument("--device", default="cpu", help="cpu or cuda")
+    made.add_argument("--clients", type=int, help="at most so many clients of each unit")
+    made.add_argument(
+        "--chunk", type=int, help="clients that ours computes at once (default: its choice)"
+    )
+    made.add_argument("--machine", help="name of the file of results (default: CPU or GPU, cores)")
+    made.add_argument("--results", type=Path, default=report.RESULTS, help="folder of that file")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, 1 when results differ, or 2 for a mistake."""
+    try:
+        options = parser().parse_args(arguments)
+        if options.list:
+            print(listing())
+            return 0
+        check(options)
+        return measure_all(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        UserError: for an unknown name, a number below 1, or a GPU that is not there.
+    """
+    for name in options.units:
+        if name not in UNITS:
+            raise UserError(unknown_name("unit", name, UNITS))
+    if options.device not in DEVICES:
+        raise UserError(unknown_name("device", options.device, DEVICES))
+    for name in ("repeats", "clients", "chunk"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            raise UserError(f"--{name} is {number}, but it must be at least 1")
+    if options.machine is not None and not slug(options.machine):
+        raise UserError(f"--machine is '{options.machine}', but it must hold a letter or a digit")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device is cuda, but this PyTorch finds no GPU: leave --device out")
+
+
+def listing() -> str:
+    """Return the units, with the clients that are computed on a CPU and on a GPU."""
+    rows = []
+    for name, unit in UNITS.items():
+        cpu, gpu = (unit.clients(torch.device(device)) for device in DEVICES)
+        summary = unit.summary
+        rows.append(
+            f"{name:18} {cpu[0]:3} of {cpu[1]:3} clients on cpu, {gpu[0]:3} on cuda: {summary}"
+        )
+    return "\n".join(rows)
+
+
+def measure_all(options: argparse.Namespace) -> int:
+    """Measure the units asked for, write each when it is done, and print the table."""
+    device = torch.device(options.device)
+    if device.type == "cuda":  # both sides in full float32, or they could not be compared
+        torch.backends.cudnn.allow_tf32 = False
+    machine = slug(options.machine) if options.machine else machine_name(device)
+    results = {}
+    for name in options.units or UNITS:
+        results[name] = measure(name, UNITS[name], device, options)
+        path = report.write_result(options.results, machine, name, results[name])
+    print(report.table([report.row(name, result) for name, result in results.items()]))
+    print(f"written to {path}")
+    differing = [name for name, result in results.items() if not result["same"]]
+    if differing:
+        print(f"FAILED: results differ in {', '.join(differing)}", file=sys.stderr)
+    return 1 if differing else 0
+
+
+def measure(
+    name: str, unit: Unit, device: torch.device, options: argparse.Namespace
+) -> report.Result:
+    """Prepare, warm up, compare and time one unit; one whose results differ is not timed."""
+    clients, clients_of = unit.clients(device)
+    prepared = unit.prepare(device, min(clients_of, options.clients or clients), options.chunk)
+    part = f"{prepared.clients} of {clients_of} clients"
+    say(f"{name}: {part}, {prepared.chunk} at once, {prepared.work}")
+    sides = {side: getattr(prepared, side) for side in SIDES}
+    try:
+        measured = warm_up(sides, device)
+        deviations = prepared.compare(*(measured.results.pop(side) for side in SIDES))
+        say(f"  deviation: {report.told_deviations(deviations)}")
+        if all(deviation.allowed for deviation in deviations):
+            expected = options.repeats * sum(measured.warm_up.values())
+            say(f"  {options.repeats} repetitions, about {expected:.0f} s")
+            repeat(measured, sides, options.repeats, device)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{name} needs more memory than the GPU has: try a smaller --chunk or --clients"
+        ) from error
+    return report.result_of(prepared, clients_of, measured, deviations, environment(device))
+
+
+def say(line: str) -> None:
+    """Tell how far the measurement is."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Seconds, ratios, memory, and the machine they belong to."""
+
+import gc
+import platform
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedred.provenance import versions
+
+SIDES = ("ours", "twin")
+PROC = Path("/proc/self")
+
+
+@dataclass
+class Measured:
+    """What was measured of one unit: of each side ("ours", "twin") its seconds and its memory.
+
+    Args:
+        results: what each side returned in its warm-up.
+        warm_up: seconds of the first call, in which libraries choose and load their kernels.
+        memory: bytes at the peak of the warm-up.
+        seconds: one number for each repetition.
+    """
+
+    results: dict[str, Any] = field(default_factory=dict)
+    warm_up: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
+
+    @property
+    def ratios(self) -> list[float]:
+        """Seconds of the twin over seconds of ours, one for each repetition."""
+        pairs = zip(self.seconds["twin"], self.seconds["ours"], strict=True)
+        return [twin / ours for twin, ours in pairs]
+
+
+def warm_up(sides: dict[str, Callable[[], Any]], device: torch.device) -> Measured:
+    """Call each side once, noting its result, its seconds and its memory."""
+    measured = Measured()
+    for side, function in sides.items():
+        forget_peak_memory(device)
+        measured.results[side], measured.warm_up[side] = timed(function, device)
+        measured.memory[side] = peak_memory(device)
+    return measured
+
+
+def repeat(
+    measured: Measured,
+    sides: dict[str, Callable[[], Any]],
+    repeats: int,
+    device: torch.device,
+) -> None:
+    """Call both sides in turn and note their seconds.
+
+    Which one comes first changes from repetition to repetition, so that a machine that grows slower
+    favours neither.
+    """
+    for repetition in range(repeats):
+        for side in SIDES if repetition % 2 == 0 else SIDES[::-1]:
+            measured.seconds[side].append(timed(sides[side], device)[1])
+
+
+def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """Return what a function returns, and its seconds until the device has finished."""
+    gc.collect()
+    synchronise(device)
+    start = time.perf_counter()
+    result = function()
+    synchronise(device)
+    return result, time.perf_counter() - start
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def statistics_of(values: Sequence[float]) -> dict[str, float]:
+    """Return median, smallest, largest, and both quartiles (linear interpolation)."""
+    names = ("smallest", "lower_quartile", "median", "upper_quartile", "largest")
+    quantiles = np.quantile(np.asarray(values, "float64"), [0, 0.25, 0.5, 0.75, 1])
+    return {name: float(value) for name, value in zip(names, quantiles, strict=True)}
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Start the measurement of the peak anew, on a CPU where the kernel can do it (Linux)."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        (PROC / "clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return bytes at the peak: allocated on the GPU, or resident in this process.
+
+    Resident memory is that of the whole process with its libraries. Where the kernel cannot start
+    anew, it is the peak since the process began.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError, AttributeError):
+        status = (PROC / "status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return what a number needs beside it: device, threads, versions, date."""
+    return {
+        "device": device.type,
+        "device_name": device_name(device),
+        "cpu": cpu_model(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of the GPU, or that of the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+
+
+def cpu_model() -> str:
+    """Return the name of the CPU as the kernel tells it, or its architecture."""
+    with suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def slug(name: str) -> str:
+    """Return a name that is safe as a file name: lower case letters, digits and single hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def machine_name(device: torch.device) -> str:
+    """Return the default name of this machine: its GPU or CPU, and its cores."""
+    return slug(f"{device_name(device)} {cores()} cores")

@@ -1,0 +1,443 @@
+"""The units of work: each is computed by FedRED (`ours`) and by plain loops (`twin`)."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import twins
+from fedred import rng
+from fedred.attacks.fang_trim import FangTrim
+from fedred.batching import choose_clients_per_chunk
+from fedred.datasets import Dataset, Digits
+from fedred.defenses.fedredefense import FedREDefense
+from fedred.local_training import LocalTraining, batch_schedule, train_clients
+from fedred.models import ConvNet, Model, flat_model, initial_parameters
+from fedred.parameters import FlatModel
+from fedred.partition import BalancedDirichlet, partition
+from fedred.reconstruction import (
+    Knowledge,
+    Reconstructed,
+    Reconstruction,
+    reconstruct,
+    synthetic_update,
+)
+from fedred.simulation import Federation, Record, State, initial_state, play_round
+
+CLASSES = 10
+SEED = 0
+UPDATE_TOLERANCE = 1e-3
+ERROR_TOLERANCE = 1e-2
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far the twin's result is from ours, and how far it may be."""
+
+    of: str
+    value: float
+    tolerance: float
+
+    @property
+    def allowed(self) -> bool:
+        """Whether both sides agree; what is not a number does not."""
+        return self.value <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A unit with its data in place, ready to be timed.
+
+    Args:
+        clients: how many clients are computed.
+        work: what one call computes, in words.
+        chunk: how many clients ours computes at once.
+        ours, twin: compute it and return the result.
+        compare: deviations of two results.
+    """
+
+    clients: int
+    work: str
+    chunk: int
+    ours: Callable[[], Any]
+    twin: Callable[[], Any]
+    compare: Callable[[Any, Any], list[Deviation]]
+
+
+class Unit(Protocol):
+    """What a member of UNITS is: sizes at construction, `prepare` makes the data."""
+
+    summary: str
+
+    def clients(self, device: torch.device) -> tuple[int, int]:
+        """Return how many clients are computed on this device by default, and of how many."""
+
+    def prepare(self, device: torch.device, clients: int, chunk: int | None) -> Prepared:
+        """Make data and starting points for some clients; `chunk` None: FedRED's own choice."""
+
+
+def relative_difference(ours: Tensor, twin: Tensor) -> float:
+    """Return the largest ||ours - twin|| / ||twin|| of the rows of two tensors [n, P]."""
+    distance, length = (ours - twin).norm(dim=1), twin.norm(dim=1)
+    return float(torch.where(distance == 0, 0.0, distance / length).max())
+
+
+def difference_of_errors(ours: Tensor, twin: Tensor) -> Deviation:
+    """Return the largest |ours - twin| / twin of reconstruction errors [n]."""
+    return Deviation("error", relative_difference(ours[:, None], twin[:, None]), ERROR_TOLERANCE)
+
+
+def random_dataset(shape: Shape, samples: int, test_samples: int = CLASSES) -> Dataset:
+    """Return random images [samples, *shape] that resemble those of their class a little."""
+    source = rng.generator(SEED, "subset")
+    patterns = source.integers(0, 128, (CLASSES, *shape))
+
+    def draw(size: int) -> tuple[Tensor, Tensor]:
+        labels = source.permutation(np.arange(size) % CLASSES)
+        pixels = patterns[labels] + source.integers(0, 128, (size, *shape))
+        return torch.from_numpy(pixels.astype("uint8")), torch.from_numpy(labels)
+
+    names = tuple(map(str, range(CLASSES)))
+    numbers = (0.5,) * shape[0], (0.2,) * shape[0]
+    return Dataset("random images", *draw(samples), *draw(test_samples), names, 255.0, *numbers)
+
+
+def fashion_like() -> Dataset:
+    """Return random images of the shape of Fashion-MNIST's, as many as the laptop's clients hold."""
+    return random_dataset((1, 28, 28), 6000, 1000)
+
+
+def digits_or_random() -> Dataset:
+    """Return the demo's digits, or random images of their shape where scikit-learn is missing."""
+    try:
+        return Digits().load(Path(), download=False)
+    except ImportError:
+        return random_dataset((1, 8, 8), 1437, 360)
+
+
+def client_images(dataset: Dataset, indices: Sequence[Tensor]) -> list[twins.ClientImages]:
+    """Return the samples of each client as the twins hold them, on the CPU."""
+    return [
+        twins.ClientImages(
+            dataset.train_images[index],
+            dataset.train_labels[index],
+            dataset.scale,
+            dataset.mean,
+            dataset.std,
+        )
+        for index in indices
+    ]
+
+
+def network_and_start(
+    network: Model, shape: Shape, device: torch.device
+) -> tuple[FlatModel, Tensor]:
+    """Return a network on a device, and its first parameters [P]."""
+    model = flat_model(network, shape, CLASSES)
+    return model.to(device), initial_parameters(model, rng.generator(SEED, "model")).to(device)
+
+
+def on_normal(source: np.random.Generator, device: torch.device, *shape: int) -> Tensor:
+    """Draw from N(0, 1) [*shape] on a device."""
+    return torch.from_numpy(source.standard_normal(shape, "float32")).to(device)
+
+
+@dataclass(frozen=True)
+class TrainUnit:
+    """Local training of clients from uint8 images to parameters [n, P], on the same batches."""
+
+    summary: str
+    network: Model
+    shape: Shape
+    samples: int
+    training: LocalTraining
+    all_clients: int
+    cpu_clients: int
+
+    def clients(self, device: torch.device) -> tuple[int, int]:
+        return (self.cpu_clients if device.type == "cpu" else self.all_clients), self.all_clients
+
+    def prepare(self, device: torch.device, clients: int, chunk: int | None) -> Prepared:
+        model, start = network_and_start(self.network, self.shape, device)
+        chunk = chunk or choose_clients_per_chunk(model, device)
+        dataset = random_dataset(self.shape, clients * self.samples)
+        data = client_images(dataset, torch.arange(clients * self.samples).split(self.samples))
+        schedules = [
+            batch_schedule(self.samples, self.training, rng.generator(SEED, "batches", 1, client))
+            for client in range(clients)
+        ]
+
+        def ours() -> Tensor:
+            there = [(dataset.normalise(c.images.to(device)), c.labels.to(device)) for c in data]
+            starts = start.repeat(clients, 1)
+            return train_clients(model, starts, there, schedules, self.training, chunk)
+
+        def twin() -> Tensor:
+            build = lambda: deepcopy(model.module)  # noqa: E731
+            return twins.train_clients(build, start, data, schedules, self.training)
+
+        def compare(ours: Tensor, twin: Tensor) -> list[Deviation]:
+            value = relative_difference(ours - start, twin - start)
+            return [Deviation("update", value, UPDATE_TOLERANCE)]
+
+        return Prepared(clients, self.work, chunk, ours, twin, compare)
+
+    @property
+    def work(self) -> str:
+        """What is computed for one client."""
+        size = "x".join(map(str, self.shape))
+        batches = f"batch {self.training.batch_size}, epochs {self.training.epochs}"
+        return f"{self.network}, {self.samples} images of {size} a client, {batches}"
+
+
+@dataclass(frozen=True)
+class ReconstructUnit:
+    """Reconstruction without early stop, of updates that a known synthetic training made."""
+
+    summary: str
+    network: Model
+    shape: Shape
+    options: Reconstruction
+    all_clients: int
+    cpu_clients: int
+    cpu_iterations: int
+    step_size: float = 0.05
+    gpu_clients: int = 100
+    gpu_iterations: int = 20
+
+    def clients(self, device: torch.device) -> tuple[int, int]:
+        if device.type == "cpu":
+            return self.cpu_clients, self.all_clients
+        return self.gpu_clients, self.gpu_clients
+
+    def prepare(self, device: torch.device, clients: int, chunk: int | None) -> Prepared:
+        model, weights = network_and_start(self.network, self.shape, device)
+        chunk = chunk or choose_clients_per_chunk(model, device)
+        updates, start = self.updates_and_start(model, weights, clients)
+        iterations = self.cpu_iterations if device.type == "cpu" else self.gpu_iterations
+        budgets = torch.full((clients,), iterations, device=device)
+        case = (model, weights, updates, start, budgets, None, self.options)
+
+        def compare(ours: Reconstructed, twin: Reconstructed) -> list[Deviation]:
+            return [difference_of_errors(ours.errors, twin.errors)]
+
+        return Prepared(
+            clients,
+            f"{self.work}, {iterations} iterations",
+            chunk,
+            lambda: reconstruct(*case, chunk),
+            lambda: twins.reconstruct(*case),
+            compare,
+        )
+
+    def updates_and_start(
+        self, model: FlatModel, weights: Tensor, clients: int
+    ) -> tuple[Tensor, Knowledge]:
+        """Return updates x [n, P] and other knowledge, to start from, which can approach them."""
+        source, device = rng.generator(SEED, "defense"), weights.device
+        images = self.options.images(CLASSES)
+        step_size = torch.full((clients,), self.step_size, device=device)
+        known, start = (
+            Knowledge(
+                on_normal(source, device, clients, images, *self.shape),
+                spread * on_normal(source, device, clients, images, CLASSES),
+                step_size,
+            )
+            for spread in (3.0, 0.0)
+        )
+        updates = [
+            synthetic_update(model, weights, Knowledge(*parts), self.options.steps)
+            for parts in zip(*known, strict=True)
+        ]
+        return torch.stack(updates), start
+
+    @property
+    def work(self) -> str:
+        """What is computed for one client."""
+        size = "x".join(map(str, self.shape))
+        images = self.options.images(CLASSES)
+        return f"{self.network}, {images} images of {size}, K = {self.options.steps}"
+
+
+@dataclass(frozen=True)
+class RoundUnit:
+    """The first round of a federation: training, attack, reconstruction, aggregation, evaluation."""
+
+    summary: str
+    network: Model
+    load: Callable[[], Dataset]
+    training: LocalTraining
+    reconstruction: Reconstruction
+    rounds: int
+    evaluate_every: int = 1
+    samples_per_client: int | None = None
+    all_clients: int = 20
+    cpu_clients: int = 20
+    alpha: float = 0.1
+    malicious_share: float = 0.25
+
+    def clients(self, device: torch.device) -> tuple[int, int]:
+        return (self.cpu_clients if device.type == "cpu" else self.all_clients), self.all_clients
+
+    def prepare(self, device: torch.device, clients: int, chunk: int | None) -> Prepared:
+        dataset = self.load()
+        method = BalancedDirichlet(clients, self.samples_per_client, self.alpha)
+        held = partition(method, dataset.train_labels, CLASSES, SEED, dataset.checksum).indices
+        data = client_images(dataset, held)
+        federation = self.federation(dataset, data, device)
+        state = initial_state(federation)
+        chunk = chunk or choose_clients_per_chunk(federation.model, device)
+
+        def twin() -> tuple[State, Record]:
+            with twins.plain_round(lambda: deepcopy(federation.model.module), data):
+                return play_round(federation, state, 1)
+
+        return Prepared(
+            clients,
+            f"{self.network}, {dataset.name} {'x'.join(map(str, dataset.input_shape))}, "
+            f"{int(federation.malicious.sum())} malicious, "
+            f"at most {self.reconstruction.first_iterations} iterations",
+            chunk,
+            lambda: play_round(federation, state, chunk),
+            twin,
+            lambda ours, twin: compare_rounds(state, ours, twin),
+        )
+
+    def federation(
+        self, dataset: Dataset, data: Sequence[twins.ClientImages], device: torch.device
+    ) -> Federation:
+        """Return the federation that holds these samples; its last clients are malicious."""
+        malicious = torch.zeros(len(data), dtype=torch.bool)
+        malicious[len(data) - int(self.malicious_share * len(data)) :] = True
+        return Federation(
+            model=flat_model(self.network, dataset.input_shape, CLASSES),
+            clients=tuple((dataset.normalise(c.images), c.labels) for c in data),
+            test_images=dataset.normalise(dataset.test_images),
+            test_labels=dataset.test_labels,
+            malicious=malicious,
+            attack=FangTrim(),
+            defense=FedREDefense(reconstruction=self.reconstruction),
+            training=self.training,
+            rounds=self.rounds,
+            evaluate_every=self.evaluate_every,
+            seed=SEED,
+        ).to(device)
+
+
+def compare_rounds(
+    before: State, ours: tuple[State, Record], twin: tuple[State, Record]
+) -> list[Deviation]:
+    """Return how two rounds from the same state differ: global update, errors, who is trusted."""
+    update, errors, trusted = (
+        [side[0].weights - before.weights for side in (ours, twin)],
+        [side[1].clients["score"] for side in (ours, twin)],
+        [side[1].clients["trusted"] for side in (ours, twin)],
+    )
+    value = relative_difference(update[0][None], update[1][None])
+    differently = float((trusted[0] != trusted[1]).sum())
+    return [
+        Deviation("update", value, UPDATE_TOLERANCE),
+        difference_of_errors(*errors),
+        Deviation("clients judged differently", differently, 0.0),
+    ]
+
+
+SMALL = ConvNet(width=16, depth=2)
+SMALL_TRAINING = LocalTraining(lr=0.05, batch_size=8)
+DEMO = Reconstruction(
+    step_size="calibrated",
+    image_lr=20.0,
+    label_lr=5.0,
+    first_iterations=30,
+    later_iterations=30,
+)
+LAPTOP = Reconstruction(
+    step_size="calibrated",
+    image_lr=50.0,
+    label_lr=10.0,
+    first_iterations=20,
+    later_iterations=20,
+)
+
+UNITS: dict[str, Unit] = {
+    "train-128": TrainUnit(
+        "local training, the paper's ConvNet of width 128",
+        ConvNet(),
+        (3, 32, 32),
+        samples=500,
+        training=LocalTraining(),
+        all_clients=20,
+        cpu_clients=2,
+    ),
+    "train-32": TrainUnit(
+        "local training, ConvNet of width 32",
+        ConvNet(width=32),
+        (3, 32, 32),
+        samples=500,
+        training=LocalTraining(),
+        all_clients=20,
+        cpu_clients=4,
+    ),
+    "train-small": TrainUnit(
+        "local training, the demo's network",
+        SMALL,
+        (1, 8, 8),
+        samples=72,
+        training=SMALL_TRAINING,
+        all_clients=100,
+        cpu_clients=100,
+    ),
+    "reconstruct-128": ReconstructUnit(
+        "reconstruction, the paper's ConvNet of width 128",
+        ConvNet(),
+        (3, 32, 32),
+        options=Reconstruction(),
+        all_clients=4,
+        cpu_clients=1,
+        cpu_iterations=5,
+    ),
+    "reconstruct-32": ReconstructUnit(
+        "reconstruction, ConvNet of width 32",
+        ConvNet(width=32),
+        (3, 32, 32),
+        options=LAPTOP,
+        all_clients=20,
+        cpu_clients=4,
+        cpu_iterations=10,
+    ),
+    "reconstruct-small": ReconstructUnit(
+        "reconstruction, the demo's network",
+        SMALL,
+        (1, 8, 8),
+        options=DEMO,
+        all_clients=20,
+        cpu_clients=20,
+        cpu_iterations=10,
+    ),
+    "round-demo": RoundUnit(
+        "one round of config/config.yaml: fang_trim against fedredefense",
+        SMALL,
+        digits_or_random,
+        training=SMALL_TRAINING,
+        reconstruction=DEMO,
+        rounds=20,
+    ),
+    "round-laptop": RoundUnit(
+        "one round of config/laptop.yaml on random images: fang_trim against fedredefense",
+        ConvNet(width=32),
+        fashion_like,
+        training=LocalTraining(lr=0.01),
+        reconstruction=LAPTOP,
+        rounds=30,
+        evaluate_every=3,
+        samples_per_client=300,
+        cpu_clients=8,
+    ),
+}
