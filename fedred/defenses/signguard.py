@@ -23,6 +23,8 @@ class SignGuard:
     that MeanShift finds in the shares of positive, zero and negative entries, on a random subset of the
     coordinates.
 
+    Needs four participants: MeanShift's bandwidth is zero for fewer, and each a cluster of its own.
+
     Source: Xu et al., ICDCS 2022, algorithm 2 (plain SignGuard): lower 0.1, upper 3, a tenth of the
     coordinates.
     """
@@ -42,7 +44,7 @@ class SignGuard:
     )
     tested: ClassVar[str] = "each filter alone on a constructed case; sign statistics by hand"
     elsewhere: ClassVar[str] = "some code clips to the median of the accepted ones"
-    traits: ClassVar[Traits] = Traits(selects=True)
+    traits: ClassVar[Traits] = Traits(selects=True, fewest_participants=4)
     __call__ = judge_finite
 
     def __post_init__(self) -> None:

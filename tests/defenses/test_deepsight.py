@@ -81,6 +81,33 @@ def test_suspects_are_counted_in_clusters_and_who_is_in_none_is_its_own():
     assert shares.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1.0, 0.0, 1.0])
 
 
+def last_layer(patterns):
+    """Updates that move only output biases."""
+    updates = torch.zeros(len(patterns), MODEL.size)
+    updates[:, -10:] = torch.tensor(patterns)
+    return updates
+
+
+def group(count):
+    return [[1.0] * count + [0.0] * (10 - count)]
+
+
+@pytest.mark.parametrize(("moved", "suspect"), [(2, True), (3, True), (4, False)])
+def test_suspects_move_at_most_half_as_many_outputs_as_the_median(moved, suspect):
+    """Median 6: half is 3."""
+    updates = last_layer(group(6) * 5 + [[0.0] * (10 - moved) + [1.0] * moved] * 3)
+    verdict = DeepSight(images=50)(updates, view_of(8))
+    assert verdict.scores.tolist() == [0.0] * 5 + [float(suspect)] * 3
+    assert verdict.trusted[5:].all() == (not suspect)
+
+
+def test_division_differences_that_are_not_finite_are_zero():
+    _, updates = genuine()
+    changed = updates[:2].clone()
+    changed[0] = 1e30
+    assert division_differences(changed, view_of(2), 5).isfinite().all()
+
+
 def trained(labels_of):
     """Weights and updates of nine honest clients, and three trained on other labels."""
     images, labels = digits()

@@ -61,7 +61,7 @@ def test_coordinates_outside_the_subset_are_not_seen():
 
 
 def test_whoever_is_dropped_in_one_iteration_is_out():
-    """Two iterations on one coordinate each, whose outliers differ."""
+    """Twenty iterations on one coordinate each; the outliers of the two coordinates differ."""
     updates = torch.zeros(9, 2, dtype=torch.float64)
     updates[7, 0], updates[8, 1] = 10.0, 10.0
     many = DnC(1, iterations=20, coordinates=1)(updates, view_of(9))
@@ -79,10 +79,22 @@ def test_it_fails_when_attackers_are_more_than_it_drops():
 
 
 def test_it_fails_when_attackers_lean_in_different_directions():
-    """Each is alone with its direction, and only the strongest one is the top singular vector."""
-    updates = 0.1 * normal(5, 12, 40)
-    for attacker, strength in zip((9, 10, 11), (30.0, 20.0, 10.0), strict=True):
-        updates[attacker, attacker] += strength
+    """One loud attacker takes the top direction; the others, across it, hide among the honest."""
+    updates = normal(5, 12, 40)
+    for attacker, strength in zip((9, 10, 11), (60.0, 20.0, 20.0), strict=True):
+        updates[attacker] = 0
+        updates[attacker, attacker] = strength
     verdict = DnC(3)(updates, view_of(12))
-    assert not verdict.trusted[9]
-    assert verdict.scores[11] < 0.05 * verdict.scores[9]
+    lengths = (updates - updates[:9].mean(0)).norm(dim=1)
+    assert lengths[9:].min() > 2 * lengths[:9].max(), "each is an outlier"
+    assert verdict.trusted[9:].any()
+    assert not verdict.trusted[:9].all()
+
+
+def test_the_suspicion_is_the_mean_over_iterations():
+    updates = normal(6, 9, 30)
+    source = np.random.default_rng(5)
+    drawn = [np.sort(source.choice(30, 8, replace=False)) for _ in range(3)]
+    expected = torch.stack([outlier_scores(updates[:, torch.from_numpy(d)]) for d in drawn]).mean(0)
+    verdict = DnC(2, iterations=3, coordinates=8)(updates, view_of(9))
+    torch.testing.assert_close(verdict.scores, expected)

@@ -78,3 +78,8 @@ def test_it_fails_where_honest_clients_disagree():
     """Four up, three down, nobody malicious: the mean is reversed."""
     updates = torch.tensor([[1.0]] * 4 + [[-1.0]] * 3, dtype=torch.float64)
     assert RLR()(updates, view_of(7)).aggregate < 0 < updates.mean()
+
+
+def test_rlr_needs_what_the_inner_rule_needs():
+    assert RLR(2, Krum(4)).traits.fewest_participants == Krum(4).traits.fewest_participants == 7
+    assert RLR(9, Krum(1)).traits.fewest_participants == 9

@@ -1,9 +1,12 @@
 """SignGuard filters norms, then clusters of sign statistics, and clips what is left."""
 
+import numpy as np
+import pytest
 import torch
 from defense_support import normal, view_of
 
 from fedred.defenses.signguard import SignGuard, sign_statistics
+from fedred.errors import UserError
 
 
 def honest(n=9, size=400, seed=0):
@@ -43,16 +46,41 @@ def test_the_trusted_are_clipped_to_the_median_norm_of_all():
     torch.testing.assert_close(verdict.aggregate, clipped.mean(0))
 
 
-def test_signs_are_counted_on_a_share_of_the_coordinates():
-    """Flipped on half of the coordinates: seen when all are counted, and by chance on a few."""
-    updates = honest(size=1000)
-    updates[6:, :500] *= -1
+def signs(n=9, size=400):
+    rows = torch.ones(n, size, dtype=torch.float64)
+    rows[:, ::4] *= -1
+    return rows
+
+
+@pytest.mark.parametrize("share", [0.1, 0.0001])
+def test_signs_outside_the_share_are_not_seen(share):
+    updates = signs()
+    count = max(1, round(share * 400))
+    chosen = torch.from_numpy(np.random.default_rng(5).choice(400, count, replace=False))
+    flipped = -updates[6:]
+    flipped[:, chosen] *= -1
+    updates[6:] = flipped
+    assert SignGuard(share=share)(updates, view_of(9)).trusted.all()
     assert not SignGuard(share=1.0)(updates, view_of(9)).trusted[6:].any()
-    few = SignGuard(share=0.001)
-    one, other = few(updates, view_of(9)), few(updates, view_of(9))
-    assert torch.equal(one.trusted, other.trusted)
-    statistics = sign_statistics(updates[:, :1])
-    assert statistics.unique(dim=0).shape[0] == 2, "one coordinate has one sign or the other"
+
+
+def test_a_tenth_of_the_coordinates_is_counted_by_default():
+    updates = normal(7, 9, 400) + 0.5
+    default, told, other = (
+        rule(updates, view_of(9)).trusted
+        for rule in (SignGuard(), SignGuard(share=0.1), SignGuard(share=0.5))
+    )
+    assert torch.equal(default, told)
+    assert not torch.equal(default, other)
+
+
+def test_fewer_than_four_clients_have_no_clusters():
+    """MeanShift's bandwidth would be zero: every client would be a cluster of its own."""
+    with pytest.raises(UserError, match=r"SignGuard.* needs at least 4 participants"):
+        SignGuard()(honest(3), view_of(3))
+    updates = honest(4)
+    updates[3] *= -1
+    assert SignGuard(share=1.0)(updates, view_of(4)).trusted.tolist() == [True] * 3 + [False]
 
 
 def test_it_fails_against_an_attack_that_keeps_signs_and_norm():
