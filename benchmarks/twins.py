@@ -5,8 +5,8 @@ unrolled loop. They are what FedRED is measured against and, in the tests, an or
 network classes as FedRED, so that a ratio says nothing about layers.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from unittest.mock import patch
 
 import numpy as np
@@ -242,12 +242,12 @@ def local_updates_of(
     return local_updates
 
 
-def plain_round(
-    build: Callable[[], nn.Module], data: Sequence[ClientImages]
-) -> AbstractContextManager[ExitStack]:
+@contextmanager
+def plain_round(build: Callable[[], nn.Module], data: Sequence[ClientImages]) -> Iterator[None]:
     """While entered, a round of the simulation trains and reconstructs by the plain twins."""
-    stack = ExitStack()
     local_updates = local_updates_of(build, data)
-    stack.enter_context(patch.object(fedred.simulation, "local_updates", local_updates))
-    stack.enter_context(patch.object(fedred.defenses.fedredefense, "reconstruct", reconstruct))
-    return stack
+    with (
+        patch.object(fedred.simulation, "local_updates", local_updates),
+        patch.object(fedred.defenses.fedredefense, "reconstruct", reconstruct),
+    ):
+        yield

@@ -33,6 +33,8 @@ CLASSES = 10
 SEED = 0
 UPDATE_TOLERANCE = 1e-3
 ERROR_TOLERANCE = 1e-2
+# Of a round, which trains with a larger lr: rounding alone moved a client by 3e-3 at lr 0.01 (README).
+ROUND_TOLERANCE = 1e-2
 
 Shape = tuple[int, int, int]
 
@@ -343,7 +345,7 @@ def compare_rounds(
     value = relative_difference(update[0][None], update[1][None])
     differently = float((trusted[0] != trusted[1]).sum())
     return [
-        Deviation("update", value, UPDATE_TOLERANCE),
+        Deviation("global update", value, ROUND_TOLERANCE),
         difference_of_errors(*errors),
         Deviation("clients judged differently", differently, 0.0),
     ]
@@ -374,7 +376,7 @@ UNITS: dict[str, Unit] = {
         samples=500,
         training=LocalTraining(),
         all_clients=20,
-        cpu_clients=2,
+        cpu_clients=4,
     ),
     "train-32": TrainUnit(
         "local training, ConvNet of width 32",
@@ -383,7 +385,7 @@ UNITS: dict[str, Unit] = {
         samples=500,
         training=LocalTraining(),
         all_clients=20,
-        cpu_clients=4,
+        cpu_clients=10,
     ),
     "train-small": TrainUnit(
         "local training, the demo's network",
@@ -400,7 +402,7 @@ UNITS: dict[str, Unit] = {
         (3, 32, 32),
         options=Reconstruction(),
         all_clients=4,
-        cpu_clients=1,
+        cpu_clients=4,
         cpu_iterations=5,
     ),
     "reconstruct-32": ReconstructUnit(
@@ -409,7 +411,7 @@ UNITS: dict[str, Unit] = {
         (3, 32, 32),
         options=LAPTOP,
         all_clients=20,
-        cpu_clients=4,
+        cpu_clients=8,
         cpu_iterations=10,
     ),
     "reconstruct-small": ReconstructUnit(

@@ -1,14 +1,15 @@
 """Local training: plain SGD of all participants, many clients at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad_and_value, vmap
 from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fedred.options import check_options, option
 from fedred.papers import MCMAHAN, Paper
@@ -122,28 +123,35 @@ def _train_chunk(
         losses = F.cross_entropy(model(vector, images), labels, reduction="none")
         return (losses * mask).sum() / mask.sum().clamp(min=1)
 
-    gradient = one_or_many(grad(loss), len(starts))
+    gradient = gradients(loss, len(starts))
     vectors, velocity = starts, torch.zeros_like(starts)
     for batch in zip(images, labels, masks, strict=True):
         active = batch[2].any(1, keepdim=True)
-        step = gradient(vectors, *batch) + training.weight_decay * vectors
+        step = gradient(vectors, *batch)[0] + training.weight_decay * vectors
         velocity = training.momentum * velocity + step
         vectors = torch.where(active, vectors - training.lr * velocity, vectors)
     return vectors
 
 
-def one_or_many(function, size: int):  # type: ignore[no-untyped-def]
-    """Map a function over the leading axis: by `vmap`, or as it is when that axis has length 1.
+def gradients(function: Callable[..., Tensor], size: int) -> Callable[..., tuple[Any, Tensor]]:
+    """Return a function's gradient by its first argument and its value, mapped over the leading axis.
 
-    A batch of one would pay for vmap (grouped convolutions) without gaining from it.
+    By `vmap`, or for an axis of length 1 by plain autograd: a batch of one would pay for vmap
+    (grouped convolutions) without gaining from it, and `torch.func.grad` keeps every graph ready for
+    another derivative, which costs the fused backward kernels of normalisations.
+
+    Args:
+        function: of a tensor, or a tuple of tensors, and other tensors; returns a scalar.
+        size: length of the leading axis of all arguments.
     """
     if size > 1:
-        return vmap(function)
+        return vmap(grad_and_value(function))
 
-    def single(*arguments: Tensor):  # type: ignore[no-untyped-def]
-        result = function(*(argument[0] for argument in arguments))
-        if isinstance(result, Tensor):
-            return result[None]
-        return torch.utils._pytree.tree_map(lambda tensor: tensor[None], result)
+    def single(first: Any, *others: Tensor) -> tuple[Any, Tensor]:
+        leaves, structure = tree_flatten(first)
+        leaves = [leaf[0].detach().requires_grad_() for leaf in leaves]
+        value = function(tree_unflatten(leaves, structure), *(other[0] for other in others))
+        slopes = [slope[None] for slope in torch.autograd.grad(value, leaves)]
+        return tree_unflatten(slopes, structure), value.detach()[None]
 
     return single

@@ -17,10 +17,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value
+from torch.func import grad
 from torch.nn import functional as F
 
-from fedred.local_training import LocalTraining, one_or_many
+from fedred.local_training import LocalTraining, gradients
 from fedred.options import check_options, option
 from fedred.parameters import FlatModel
 
@@ -209,9 +209,6 @@ def _reconstruct_chunk(
     def error(parts: Knowledge, update: Tensor) -> Tensor:
         return reconstruction_error(model, weights, parts, update, options.steps, options.epsilon)
 
-    def gradient(images: Tensor, labels: Tensor, step_size: Tensor, update: Tensor):  # type: ignore[no-untyped-def]
-        return grad_and_value(error)(Knowledge(images, labels, step_size), update)
-
     rates = (options.image_lr, options.label_lr, options.step_size_lr)
     learned = Knowledge(*(part.clone() for part in knowledge))
     errors = updates.new_zeros(len(updates))
@@ -219,12 +216,12 @@ def _reconstruct_chunk(
     active = torch.arange(len(updates), device=updates.device)
     current, velocity = knowledge, Knowledge(*map(torch.zeros_like, knowledge))
     while len(active):
-        slopes, now = one_or_many(gradient, len(active))(*current, updates[active])
+        slopes, now = gradients(error, len(active))(current, updates[active])
         errors[active] = now
         iterations[active] += 1
         stays = now.isfinite() & ~(now < threshold) & (iterations[active] < budgets[active])
         learned.put(active[~stays], current.take(~stays))
-        active, slopes = active[stays], Knowledge(*slopes).take(stays)
+        active, slopes = active[stays], slopes.take(stays)
         current, velocity = _sgd(current.take(stays), velocity.take(stays), slopes, rates, options)
     return Reconstructed(errors, iterations, learned)
 

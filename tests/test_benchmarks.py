@@ -13,6 +13,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import fedred.defenses.fedredefense  # noqa: E402
+import fedred.simulation  # noqa: E402
 from benchmarks import twins, units  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.measure import Measured, machine_name, slug, statistics_of  # noqa: E402
@@ -89,11 +91,27 @@ def test_a_round_by_the_plain_twins_equals_ours(chunk):
     assert agree(unit.prepare(CPU, 8, chunk))
 
 
+def test_a_plain_round_uses_neither_our_training_nor_our_reconstruction(monkeypatch):
+    reconstruction = replace(DEMO, first_iterations=2)
+    unit = replace(UNITS["round-demo"], network=TINY, reconstruction=reconstruction)
+    prepared = unit.prepare(CPU, 4, 1)
+
+    def refuse(*arguments):
+        raise AssertionError("this is ours")
+
+    monkeypatch.setattr(fedred.simulation, "train_clients", refuse)
+    monkeypatch.setattr(fedred.defenses.fedredefense, "reconstruct", refuse)
+    prepared.twin()
+    with pytest.raises(AssertionError, match="this is ours"):
+        prepared.ours()
+
+
 def test_after_a_plain_round_the_simulation_is_ours_again():
-    before = units.play_round.__globals__["local_updates"]
+    places = (fedred.simulation, "local_updates"), (fedred.defenses.fedredefense, "reconstruct")
+    before = [getattr(*place) for place in places]
     with twins.plain_round(lambda: None, []):
-        assert units.play_round.__globals__["local_updates"] is not before
-    assert units.play_round.__globals__["local_updates"] is before
+        assert all(getattr(*place) is not was for place, was in zip(places, before, strict=True))
+    assert [getattr(*place) for place in places] == before
 
 
 def test_a_loader_gives_the_given_batches_in_order_normalised_and_draws_nothing():

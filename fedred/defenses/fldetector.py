@@ -52,7 +52,7 @@ class FLDetector:
         ),
     )
     tested: ClassVar[str] = (
-        "the Hessian's secant equation; exact on a quadratic; gap statistic by hand"
+        "dense BFGS and the gap statistic as twins; noise found among gradients of one quadratic"
     )
     elsewhere: ClassVar[str] = "much code clusters one round's scores, or skips the gap statistic"
     traits: ClassVar[Traits] = Traits(selects=True, remembers_clients=True)

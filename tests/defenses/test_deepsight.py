@@ -145,3 +145,12 @@ def test_it_fails_against_attackers_who_hold_all_classes():
     """Labels that are all wrong move as many outputs as labels that are all right."""
     verdict = DeepSight(images=100)(trained(lambda labels: (labels + 1) % 10), view_of(12))
     assert verdict.trusted[9:].all()
+
+
+def test_a_cluster_with_a_third_of_suspects_is_rejected_and_one_with_a_quarter_is_not(monkeypatch):
+    clusters = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    monkeypatch.setattr("fedred.defenses.deepsight.hdbscan", lambda distances, fewest: clusters)
+    updates = last_layer(group(2) + group(6) * 2 + group(2) + group(6) * 3)
+    verdict = DeepSight(images=10)(updates, view_of(7))
+    assert verdict.scores.tolist() == [1 / 3] * 3 + [1 / 4] * 4
+    assert verdict.trusted.tolist() == [False] * 3 + [True] * 4

@@ -134,3 +134,11 @@ def test_it_fails_against_an_attacker_that_points_where_the_honest_do_but_its_le
     verdict = judge(QUIET, updates)
     assert verdict.trusted[6]
     torch.testing.assert_close(verdict.aggregate, before)
+
+
+def test_the_median_of_an_even_number_of_norms_is_the_middle():
+    """Norms 1, 2, 4 and 8 in one direction: clipped to 3, the mean is (1 + 2 + 3 + 3) / 4."""
+    updates = torch.tensor([[1.0], [2.0], [4.0], [8.0]], dtype=torch.float64)
+    verdict = FLAME("updates", noise=0)(updates, view_of(4))
+    assert verdict.trusted.all()
+    assert float(verdict.aggregate) == pytest.approx(9 / 4)

@@ -211,3 +211,35 @@ def test_it_fails_against_attackers_that_are_consistent():
 
     for verdict in play(FLDetector(WINDOW), WINDOW + 6, consistent):
         assert verdict.trusted[HONEST:].all()
+
+
+def plain_gap_says_more_than_one(values, source):
+    """Tibshirani et al.: gap(k) = mean log W_k of references - log W_k; more than one unless
+    gap(1) >= gap(2) - s(2). W by trying every division."""
+
+    def log_dispersions(row):
+        row = sorted(row)
+
+        def around_mean(part):
+            return sum((x - sum(part) / len(part)) ** 2 for x in part)
+
+        two = min(around_mean(row[:k]) + around_mean(row[k:]) for k in range(1, len(row)))
+        return np.log(around_mean(row)), np.log(two)
+
+    span = max(values) - min(values)
+    one, two = log_dispersions([(value - min(values)) / span for value in values])
+    drawn = np.array([log_dispersions(row) for row in source.random((20, len(values)))])
+    spread = drawn[:, 1].std() * (1 + 1 / 20) ** 0.5
+    return not drawn[:, 0].mean() - one >= drawn[:, 1].mean() - two - spread
+
+
+def test_the_gap_statistic_decides_as_its_twin():
+    decisions = []
+    for seed in range(60):
+        values = np.random.default_rng(seed).random(12)
+        values[:4] = 0.5 * values[:4] + 0.5 * (seed % 4)
+        found = suspicious(torch.from_numpy(values), np.random.default_rng(1000 + seed))
+        expected = plain_gap_says_more_than_one(values, np.random.default_rng(1000 + seed))
+        assert bool(found.any()) == expected
+        decisions.append(expected)
+    assert 5 < sum(decisions) < 55
