@@ -123,35 +123,44 @@ def _train_chunk(
         losses = F.cross_entropy(model(vector, images), labels, reduction="none")
         return (losses * mask).sum() / mask.sum().clamp(min=1)
 
-    gradient = gradients(loss, len(starts))
+    slopes = value_and_pull(loss, len(starts))
     vectors, velocity = starts, torch.zeros_like(starts)
     for batch in zip(images, labels, masks, strict=True):
         active = batch[2].any(1, keepdim=True)
-        step = gradient(vectors, *batch)[0] + training.weight_decay * vectors
+        step = slopes(vectors, *batch)[1]() + training.weight_decay * vectors
         velocity = training.momentum * velocity + step
         vectors = torch.where(active, vectors - training.lr * velocity, vectors)
     return vectors
 
 
-def gradients(function: Callable[..., Tensor], size: int) -> Callable[..., tuple[Any, Tensor]]:
-    """Return a function's gradient by its first argument and its value, mapped over the leading axis.
+def value_and_pull(
+    function: Callable[..., Tensor], size: int
+) -> Callable[..., tuple[Tensor, Callable[[], Any]]]:
+    """Return a function's value, and what pulls its gradient by the first argument, for each entry.
 
-    By `vmap`, or for an axis of length 1 by plain autograd: a batch of one would pay for vmap
-    (grouped convolutions) without gaining from it, and `torch.func.grad` keeps every graph ready for
-    another derivative, which costs the fused backward kernels of normalisations.
+    Entries lie along the leading axis and are mapped by `vmap`; a single one is computed by plain
+    autograd: a batch of one would pay for vmap (grouped convolutions) without gaining from it,
+    `torch.func.grad` keeps every graph ready for another derivative, which costs the fused backward
+    kernels of normalisations, and a gradient that nobody pulls is not computed.
 
     Args:
         function: of a tensor, or a tuple of tensors, and other tensors; returns a scalar.
         size: length of the leading axis of all arguments.
     """
-    if size > 1:
-        return vmap(grad_and_value(function))
 
-    def single(first: Any, *others: Tensor) -> tuple[Any, Tensor]:
+    def many(*arguments: Any) -> tuple[Tensor, Callable[[], Any]]:
+        slopes, values = vmap(grad_and_value(function))(*arguments)
+        return values, lambda: slopes
+
+    def single(first: Any, *others: Tensor) -> tuple[Tensor, Callable[[], Any]]:
         leaves, structure = tree_flatten(first)
         leaves = [leaf[0].detach().requires_grad_() for leaf in leaves]
         value = function(tree_unflatten(leaves, structure), *(other[0] for other in others))
-        slopes = [slope[None] for slope in torch.autograd.grad(value, leaves)]
-        return tree_unflatten(slopes, structure), value.detach()[None]
 
-    return single
+        def pull() -> Any:
+            slopes = [slope[None] for slope in torch.autograd.grad(value, leaves)]
+            return tree_unflatten(slopes, structure)
+
+        return value.detach()[None], pull
+
+    return many if size > 1 else single

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.func import grad
 from torch.nn import functional as F
 
-from fedred.local_training import LocalTraining, gradients
+from fedred.local_training import LocalTraining, value_and_pull
 from fedred.options import check_options, option
 from fedred.parameters import FlatModel
 
@@ -215,13 +215,15 @@ def _reconstruct_chunk(
     iterations = torch.zeros_like(budgets)
     active = torch.arange(len(updates), device=updates.device)
     current, velocity = knowledge, Knowledge(*map(torch.zeros_like, knowledge))
-    while len(active):
-        slopes, now = gradients(error, len(active))(current, updates[active])
+    while True:
+        now, pull = value_and_pull(error, len(active))(current, updates[active])
         errors[active] = now
         iterations[active] += 1
         stays = now.isfinite() & ~(now < threshold) & (iterations[active] < budgets[active])
         learned.put(active[~stays], current.take(~stays))
-        active, slopes = active[stays], slopes.take(stays)
+        if not stays.any():
+            break
+        active, slopes = active[stays], pull().take(stays)
         current, velocity = _sgd(current.take(stays), velocity.take(stays), slopes, rates, options)
     return Reconstructed(errors, iterations, learned)
 
