@@ -82,3 +82,9 @@ def test_repeated_steps_reach_what_they_converge_to():
     offsets = updates - center
     pulls = offsets * (0.5 / offsets.norm(dim=1)).clamp(max=1)[:, None]
     torch.testing.assert_close(pulls.sum(0), torch.zeros(3, dtype=torch.float64), atol=1e-9, rtol=0)
+
+
+def test_the_default_radius_of_an_even_number_is_the_middle_of_two():
+    updates = torch.diag(torch.tensor([1.0, 2.0, 3.0, 100.0]))
+    expected = [0.25, 0.5, 0.625, 0.625]
+    assert CenteredClipping()(updates, view_of(4)).aggregate.tolist() == pytest.approx(expected)
