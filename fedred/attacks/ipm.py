@@ -42,7 +42,7 @@ class IPM:
     tested: ClassVar[str] = (
         "closed form; byzfl as an oracle; FedAvg's inner product with mu changes sign"
     )
-    elsewhere: ClassVar[str] = "defaults of eps range from 0.1 to 100 between libraries"
+    elsewhere: ClassVar[str] = "the default of eps differs between libraries"
     backdoor: ClassVar[None] = None
     poison = train_honestly
 

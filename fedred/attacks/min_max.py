@@ -46,7 +46,7 @@ class MinMax:
     tested: ClassVar[str] = (
         "the constraint holds at gamma and fails just beyond; a bisection as its twin"
     )
-    elsewhere: ClassVar[str] = "the search starts at 10 to 50 and cannot pass twice its start"
+    elsewhere: ClassVar[str] = "the search has a start, and cannot pass twice that"
     backdoor: ClassVar[None] = None
     poison = train_honestly
     forge = forge_in_spread

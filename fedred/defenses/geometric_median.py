@@ -44,7 +44,7 @@ class GeometricMedian:
         ),
     )
     tested: ClassVar[str] = "first-order condition; no nearby point is better; byzfl as an oracle"
-    elsewhere: ClassVar[str] = "most code stops after 3 to 100 steps, some far from the median"
+    elsewhere: ClassVar[str] = "most code stops after a fixed number of steps"
     traits: ClassVar[Traits] = Traits()
     __call__ = judge_finite
 
