@@ -12,6 +12,7 @@ from benchmarks import report
 from benchmarks.measure import SIDES, environment, machine_name, repeat, slug, warm_up
 from benchmarks.units import UNITS, Unit
 from fedred.errors import UserError, unknown_name
+from fedred.execution import Execution, compiler_failure
 
 DEVICES = ("cpu", "cuda")
 
@@ -34,6 +35,7 @@ def parser() -> Parser:
     made.add_argument(
         "--chunk", type=int, help="clients that ours computes at once (default: its choice)"
     )
+    made.add_argument("--compile", action="store_true", help="compile ours, as long runs do")
     made.add_argument("--machine", help="name of the file of results (default: CPU or GPU, cores)")
     made.add_argument("--results", type=Path, default=report.RESULTS, help="folder of that file")
     return made
@@ -70,6 +72,8 @@ def check(options: argparse.Namespace) -> None:
             raise UserError(f"--{name} is {number}, but it must be at least 1")
     if options.machine is not None and not slug(options.machine):
         raise UserError(f"--machine is '{options.machine}', but it must hold a letter or a digit")
+    if options.compile and (failure := compiler_failure(options.device)):
+        raise UserError(f"--compile is set, but torch.compile does not work here ({failure})")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device is cuda, but this PyTorch finds no GPU: leave --device out")
 
@@ -109,17 +113,20 @@ def measure(
 ) -> report.Result:
     """Prepare, warm up, compare and time one unit; one whose results differ is not timed."""
     clients, clients_of = unit.clients(device)
-    prepared = unit.prepare(device, min(clients_of, options.clients or clients), options.chunk)
+    execution = Execution(options.chunk, "on" if options.compile else "off")
+    prepared = unit.prepare(device, min(clients_of, options.clients or clients), execution)
     part = f"{prepared.clients} of {clients_of} clients"
-    say(f"{name}: {part}, {prepared.chunk} at once, {prepared.work}")
+    compiled = ", compiled" if prepared.compiled else ""
+    say(f"{name}: {part}, {prepared.chunk} at once{compiled}, {prepared.work}")
     sides = {side: getattr(prepared, side) for side in SIDES}
     try:
         measured = warm_up(sides, device)
+        measured.times["twin"] = prepared.clients / prepared.twin_clients
         deviations = prepared.compare(*(measured.results.pop(side) for side in SIDES))
         say(f"  deviation: {report.told_deviations(deviations)}")
         if all(deviation.allowed for deviation in deviations):
-            expected = options.repeats * sum(measured.warm_up.values())
-            say(f"  {options.repeats} repetitions, about {expected:.0f} s")
+            warm_up_told = ", ".join(f"{measured.warm_up[s]:.1f} s {s}" for s in SIDES)
+            say(f"  first calls: {warm_up_told}; now {options.repeats} repetitions")
             repeat(measured, sides, options.repeats, device)
     except torch.OutOfMemoryError as error:
         raise UserError(

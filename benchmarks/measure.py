@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedred.provenance import versions
+from fedred.provenance import cores, cpu_model, versions
 
 SIDES = ("ours", "twin")
 PROC = Path("/proc/self")
@@ -31,12 +31,14 @@ class Measured:
         warm_up: seconds of the first call, in which libraries choose and load their kernels.
         memory: bytes at the peak of the warm-up.
         seconds: one number for each repetition.
+        times: what the seconds of a side are multiplied by, where it computes a part of the clients.
     """
 
     results: dict[str, Any] = field(default_factory=dict)
     warm_up: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    times: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SIDES, 1.0))
 
     @property
     def ratios(self) -> list[float]:
@@ -68,7 +70,8 @@ def repeat(
     """
     for repetition in range(repeats):
         for side in SIDES if repetition % 2 == 0 else SIDES[::-1]:
-            measured.seconds[side].append(timed(sides[side], device)[1])
+            seconds = timed(sides[side], device)[1]
+            measured.seconds[side].append(measured.times[side] * seconds)
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
@@ -137,22 +140,6 @@ def environment(device: torch.device) -> dict[str, Any]:
 def device_name(device: torch.device) -> str:
     """Return the name of the GPU, or that of the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
-
-
-def cpu_model() -> str:
-    """Return the name of the CPU as the kernel tells it, or its architecture."""
-    with suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-        if found:
-            return found[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def slug(name: str) -> str:

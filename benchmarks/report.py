@@ -48,6 +48,7 @@ def result_of(
         "clients": prepared.clients,
         "clients_of": clients_of,
         "clients_per_chunk": prepared.chunk,
+        "twin_clients": prepared.twin_clients,
         "same": all(deviation.allowed for deviation in deviations),
         "deviations": {d.of: {"value": d.value, "tolerance": d.tolerance} for d in deviations},
         "ratio": statistics_of(measured.ratios) if timed else None,
@@ -61,7 +62,7 @@ def result_of(
             for side in SIDES
         },
         "peak_bytes": measured.memory,
-        "compiled": False,
+        "compiled": prepared.compiled,
         "environment": environment,
     }
 
@@ -69,7 +70,7 @@ def result_of(
 def write_result(folder: Path, machine: str, name: str, result: Result) -> Path:
     """Put the result of one unit into the file of a machine; units measured before stay.
 
-    A unit has one result for each kind of device.
+    A unit has one result for each kind of device, and one more there if it was compiled.
 
     Returns:
         The file, written whole.
@@ -83,8 +84,8 @@ def write_result(folder: Path, machine: str, name: str, result: Result) -> Path:
         with told(f"{path} is not a whole file of results: remove it or choose another --machine"):
             content = json.loads(path.read_text())
             content["units"] = dict(content["units"])
-    device = result["environment"]["device"]
-    content["units"][name] = {**content["units"].get(name, {}), device: result}
+    kind = result["environment"]["device"] + (" compiled" if result["compiled"] else "")
+    content["units"][name] = {**content["units"].get(name, {}), kind: result}
     text = json.dumps(content, indent=2) + "\n"
     with told(f"{path} could not be written"), written_whole(path) as temporary:
         temporary.write_text(text)

@@ -1,12 +1,13 @@
 """The plain twins: the same results as FedRED's, written as most research code writes them.
 
 One client after the other, a DataLoader, a transform for every image, torch.optim.SGD, the textbook
-unrolled loop. They are what FedRED is measured against and, in the tests, an oracle. They use the same
-network classes as FedRED, so that a ratio says nothing about layers.
+unrolled loop, PyTorch's own layers. They are what FedRED is measured against and, in the tests, an
+oracle.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from unittest.mock import patch
 
 import numpy as np
@@ -20,9 +21,20 @@ import fedred.defenses.fedredefense
 import fedred.simulation
 from fedred import rng
 from fedred.local_training import LocalTraining, batch_schedule
+from fedred.models import AveragePool
 from fedred.parameters import FlatModel
 from fedred.reconstruction import Knowledge, Reconstructed, Reconstruction
 from fedred.simulation import Federation
+
+
+def with_stock_layers(module: nn.Module) -> nn.Module:
+    """Return a copy of a network with nn.AvgPool2d in place of FedRED's own average pooling."""
+    copy = deepcopy(module)
+    for parent in list(copy.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, AveragePool):
+                setattr(parent, name, nn.AvgPool2d(2))
+    return copy
 
 
 class ClientImages(Dataset[tuple[Tensor, Tensor]]):
@@ -200,8 +212,9 @@ def reconstruct(
     threshold: float | None,
     options: Reconstruction,
     clients_per_chunk: int = 1,
+    longest_slope: None = None,
 ) -> Reconstructed:
-    """Reconstruct one client after the other; arguments as `fedred.reconstruction.reconstruct`'s."""
+    """Reconstruct one client after the other by SGD, as `fedred.reconstruction.reconstruct` does."""
     stop = -1.0 if threshold is None else threshold
     errors, made, learned = zip(
         *(
@@ -216,7 +229,7 @@ def reconstruct(
 
 def local_updates_of(
     build: Callable[[], nn.Module], data: Sequence[ClientImages]
-) -> Callable[[Federation, Tensor, Tensor, int, int], Tensor]:
+) -> Callable[[Federation, Tensor, Tensor, int], Tensor]:
     """Return a plain twin of `fedred.simulation.local_updates` for attackers that train honestly.
 
     Args:
@@ -225,7 +238,7 @@ def local_updates_of(
     """
 
     def local_updates(
-        federation: Federation, weights: Tensor, participants: Tensor, round: int, chunk: int
+        federation: Federation, weights: Tensor, participants: Tensor, round: int
     ) -> Tensor:
         training, clients = federation.training, participants.tolist()
         schedules = [

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
 from torch.nn import functional as F
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from fedred.chunks import in_chunks
+from fedred.gradients import Pulled, value_and_pull
 from fedred.options import check_options, option
 from fedred.papers import MCMAHAN, Paper
 from fedred.parameters import FlatModel
@@ -31,8 +31,8 @@ class LocalTraining:
     lr: float = option(0.001, "learning rate", gt=0)
     momentum: float = option(0.0, "momentum", ge=0, lt=1)
     weight_decay: float = option(0.0, "weight decay (L2)", ge=0)
-    batch_size: int = option(32, "samples in a batch", ge=1)
-    epochs: int = option(1, "passes over the client's samples in a round", ge=1)
+    batch_size: int = option(32, "samples in a batch", ge=1, le=100_000)
+    epochs: int = option(1, "passes over the client's samples in a round", ge=1, le=10_000)
 
     papers: ClassVar[tuple[Paper, ...]] = (MCMAHAN,)
 
@@ -73,7 +73,7 @@ def train_clients(
 
     Args:
         model: the network as a function of its parameters.
-        starts: parameters before training [n, P].
+        starts: parameters before training, [n, P], or [P] for all.
         data: each client's normalised images [samples, channels, height, width] and labels [samples].
         schedules: each client's batches (see `batch_schedule`); clients may differ in length.
         training: the protocol.
@@ -83,13 +83,26 @@ def train_clients(
     Returns:
         Parameters after training [n, P].
     """
-    trained = torch.empty_like(starts)
+    starts = starts.expand(len(data), -1)
+    trained = starts.new_empty(starts.shape)
     by_length = sorted(range(len(data)), key=lambda i: -len(schedules[i]))
-    for first in range(0, len(data), clients_per_chunk):
-        chunk = by_length[first : first + clients_per_chunk]
+
+    def train(places: range) -> None:
+        chunk = by_length[places.start : places.stop]
         batches = _stack_batches([data[i] for i in chunk], [schedules[i] for i in chunk])
-        trained[chunk] = _train_chunk(model, starts[chunk], *batches, training)
+        program = value_and_pull(_loss_of(model), len(chunk), model.compiled, clients_per_chunk)
+        trained[chunk] = _train_chunk(program, starts[chunk], *batches, training)
+
+    in_chunks(len(data), clients_per_chunk, train)
     return trained
+
+
+def _loss_of(model: FlatModel) -> Callable[..., Tensor]:
+    def loss(vector: Tensor, images: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        losses = F.cross_entropy(model(vector, images), labels, reduction="none")
+        return (losses * mask).sum() / mask.sum().clamp(min=1)
+
+    return loss
 
 
 def _stack_batches(
@@ -112,18 +125,13 @@ def _stack_batches(
 
 
 def _train_chunk(
-    model: FlatModel,
+    slopes: Callable[..., Pulled],
     starts: Tensor,
     images: Tensor,
     labels: Tensor,
     masks: Tensor,
     training: LocalTraining,
 ) -> Tensor:
-    def loss(vector: Tensor, images: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        losses = F.cross_entropy(model(vector, images), labels, reduction="none")
-        return (losses * mask).sum() / mask.sum().clamp(min=1)
-
-    slopes = value_and_pull(loss, len(starts))
     vectors, velocity = starts, torch.zeros_like(starts)
     for batch in zip(images, labels, masks, strict=True):
         active = batch[2].any(1, keepdim=True)
@@ -131,36 +139,3 @@ def _train_chunk(
         velocity = training.momentum * velocity + step
         vectors = torch.where(active, vectors - training.lr * velocity, vectors)
     return vectors
-
-
-def value_and_pull(
-    function: Callable[..., Tensor], size: int
-) -> Callable[..., tuple[Tensor, Callable[[], Any]]]:
-    """Return a function's value, and what pulls its gradient by the first argument, for each entry.
-
-    Entries lie along the leading axis and are mapped by `vmap`; a single one is computed by plain
-    autograd: a batch of one would pay for vmap (grouped convolutions) without gaining from it,
-    `torch.func.grad` keeps every graph ready for another derivative, which costs the fused backward
-    kernels of normalisations, and a gradient that nobody pulls is not computed.
-
-    Args:
-        function: of a tensor, or a tuple of tensors, and other tensors; returns a scalar.
-        size: length of the leading axis of all arguments.
-    """
-
-    def many(*arguments: Any) -> tuple[Tensor, Callable[[], Any]]:
-        slopes, values = vmap(grad_and_value(function))(*arguments)
-        return values, lambda: slopes
-
-    def single(first: Any, *others: Tensor) -> tuple[Tensor, Callable[[], Any]]:
-        leaves, structure = tree_flatten(first)
-        leaves = [leaf[0].detach().requires_grad_() for leaf in leaves]
-        value = function(tree_unflatten(leaves, structure), *(other[0] for other in others))
-
-        def pull() -> Any:
-            slopes = [slope[None] for slope in torch.autograd.grad(value, leaves)]
-            return tree_unflatten(slopes, structure)
-
-        return value.detach()[None], pull
-
-    return many if size > 1 else single

@@ -25,6 +25,9 @@ class Model(Protocol):
 
 
 GROUPS = 4
+MOST_PARAMETERS = 10**9
+"""Of a network; one vector of so many takes 4 GB, and a round holds one for each participant."""
+WIDEST = 2**16
 Norm = Literal["instance", "group", "none"]
 Pooling = Literal["average", "max", "none"]
 
@@ -49,8 +52,11 @@ class AveragePool(nn.Module):
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        rows = images[..., ::2, :] + images[..., 1::2, :]
-        return (rows[..., ::2] + rows[..., 1::2]) / 4
+        *batch, height, width = images.shape
+        squares = images.reshape(*batch, height // 2, 2, width // 2, 2)
+        upper, lower = squares.unbind(-3)
+        left, right = (upper + lower).unbind(-1)
+        return (left + right) / 4
 
 
 class PadToMultiple(nn.Module):
@@ -79,7 +85,7 @@ class ConvNet:
     Source: Xie, Fang, Gong, ICML 2024, section 5; the network is that of Zhao et al., ICLR 2021.
     """
 
-    width: int = option(128, "channels of every convolution", ge=1)
+    width: int = option(128, "channels of every convolution", ge=1, le=WIDEST)
     depth: int = option(3, "number of convolution blocks", ge=1, le=8)
     norm: Norm = option("instance", "normalisation after each convolution")
     pooling: Pooling = option("average", "halves height and width after each block")
@@ -118,7 +124,7 @@ class MLP:
     The 2NN of McMahan et al. is width 200, depth 2.
     """
 
-    width: int = option(128, "units of each hidden layer", ge=1)
+    width: int = option(128, "units of each hidden layer", ge=1, le=WIDEST)
     depth: int = option(1, "number of hidden layers", ge=0, le=16)
 
     papers: ClassVar[tuple[Paper, ...]] = (MCMAHAN,)
@@ -165,9 +171,9 @@ class GlobalAverage(nn.Module):
 class ResNet:
     """A small residual network with GroupNorm: stages double the width and halve the image."""
 
-    width: int = option(16, "channels of the first stage", ge=1)
+    width: int = option(16, "channels of the first stage", ge=1, le=WIDEST)
     stages: int = option(3, "number of stages", ge=1, le=5)
-    blocks: int = option(1, "residual blocks in each stage", ge=1)
+    blocks: int = option(1, "residual blocks in each stage", ge=1, le=100)
 
     papers: ClassVar[tuple[Paper, ...]] = (
         Paper(
@@ -217,8 +223,15 @@ def flat_model(model: Model, input_shape: tuple[int, int, int], classes: int) ->
         classes: number of classes C.
 
     Raises:
-        UserError: when the network has buffers.
+        UserError: when the network has buffers, or too many parameters.
     """
+    with torch.device("meta"):  # shapes without memory
+        size = sum(p.numel() for p in model.build(*input_shape, classes).parameters())
+    if size > MOST_PARAMETERS:
+        raise UserError(
+            f"{model} has {size} parameters on images of {input_shape}: at most {MOST_PARAMETERS} "
+            "are allowed"
+        )
     return FlatModel(model.build(*input_shape, classes), input_shape, classes)
 
 

@@ -1,7 +1,7 @@
 """A module as a pure function of one flat parameter vector."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -37,11 +37,13 @@ class FlatModel:
         module: a network without buffers.
         input_shape: (channels, height, width) of one image.
         classes: number of classes C.
+        compiled: whether its gradients are compiled; changes speed, and results by rounding.
     """
 
     module: nn.Module
     input_shape: tuple[int, int, int]
     classes: int
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         refuse_buffers(self.module)
@@ -76,7 +78,7 @@ class FlatModel:
 
     def to(self, device: torch.device) -> "FlatModel":
         """Move the module to another device and return the model there."""
-        return FlatModel(self.module.to(device), self.input_shape, self.classes)
+        return replace(self, module=self.module.to(device))
 
 
 def refuse_buffers(module: nn.Module) -> None:

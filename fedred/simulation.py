@@ -1,8 +1,10 @@
 """The round loop: participants train, attackers forge, the server judges and aggregates."""
 
+import itertools
+import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -13,7 +15,6 @@ from torch import Tensor
 
 from fedred import rng
 from fedred.attacks.interface import Attack, AttackerView
-from fedred.batching import choose_clients_per_chunk
 from fedred.defenses.interface import Defense, ServerView, Verdict
 from fedred.local_training import LocalTraining, batch_schedule, train_clients
 from fedred.metrics import accuracy, attack_success_rate, auroc, detection_rates
@@ -21,6 +22,7 @@ from fedred.models import initial_parameters
 from fedred.parameters import FlatModel
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Federation:
         evaluate_every: rounds between two evaluations; the last round is always evaluated.
         clean: the server's own normalised images and labels, for a defense that asks for them.
         seed: of every random number.
+        clients_per_chunk: clients trained or reconstructed at once; changes results by rounding alone.
     """
 
     model: FlatModel
@@ -54,6 +57,7 @@ class Federation:
     evaluate_every: int = 1
     clean: tuple[Tensor, Tensor] | None = None
     seed: int = 0
+    clients_per_chunk: int = 1
 
     @property
     def device(self) -> torch.device:
@@ -102,26 +106,29 @@ def initial_state(federation: Federation) -> State:
     return State(0, weights, weights, weights, excluded)
 
 
-def simulate(federation: Federation, state: State) -> Iterator[tuple[State, Record]]:
+Observer = Callable[[Tensor, ServerView], None]
+"""Is shown the updates [n, P] that the server received in a round, and what else it knows."""
+
+
+def simulate(
+    federation: Federation, state: State, observe: Observer | None = None
+) -> Iterator[tuple[State, Record]]:
     """Play the rounds that are left, yielding the state and the record after each."""
-    chunk = choose_clients_per_chunk(federation.model, federation.device)
     while state.round < federation.rounds:
-        state, record = play_round(federation, state, chunk)
+        state, record = play_round(federation, state, observe)
         yield state, record
 
 
-def play_round(federation: Federation, state: State, chunk: int) -> tuple[State, Record]:
+def play_round(
+    federation: Federation, state: State, observe: Observer | None = None
+) -> tuple[State, Record]:
     """Play one round: sample, train, forge, judge, aggregate, measure."""
     clock = Stopwatch(federation.device)
     round = state.round + 1
     participants = sample_participants(federation, state.excluded, round)
-    updates = clock(
-        "training", local_updates(federation, state.weights, participants, round, chunk)
-    )
-    sent, attack_state = clock(
-        "attack", forge(federation, state, participants, updates, round, chunk)
-    )
-    view = server_view(federation, state, participants, round, chunk)
+    updates = clock("training", local_updates(federation, state.weights, participants, round))
+    sent, attack_state = clock("attack", forge(federation, state, participants, updates, round))
+    view = server_view(federation, state, participants, round)
     verdict = clock("defense", judge(federation.defense, sent, view))
     after = State(
         round=round,
@@ -134,6 +141,8 @@ def play_round(federation: Federation, state: State, chunk: int) -> tuple[State,
     )
     clients = client_columns(federation, state.excluded, after.excluded, participants, verdict)
     summary = clock("evaluation", summarise(federation, after, clients))
+    if observe:
+        observe(sent, view)
     return after, Record(summary, clients, clock.seconds)
 
 
@@ -172,7 +181,7 @@ def sample_participants(federation: Federation, excluded: Tensor, round: int) ->
 
 
 def local_updates(
-    federation: Federation, weights: Tensor, participants: Tensor, round: int, chunk: int
+    federation: Federation, weights: Tensor, participants: Tensor, round: int
 ) -> Tensor:
     """Train every participant from the global weights and return the updates [n, P].
 
@@ -189,17 +198,21 @@ def local_updates(
         source = rng.generator(federation.seed, "batches", round, client)
         passes.append(stages)
         schedules.append([batch_schedule(len(y), federation.training, source) for _, y in stages])
-    vectors = weights.repeat(len(passes), 1)
-    for stage in range(max(map(len, passes), default=0)):
-        rows = [row for row, stages in enumerate(passes) if len(stages) > stage]
-        vectors[rows] = train_clients(
+
+    def train(starts: Tensor, rows: Sequence[int], stage: int) -> Tensor:
+        return train_clients(
             federation.model,
-            vectors[rows],
+            starts,
             [passes[row][stage] for row in rows],
             [schedules[row][stage] for row in rows],
             federation.training,
-            chunk,
+            federation.clients_per_chunk,
         )
+
+    vectors = train(weights, range(len(passes)), 0)
+    for stage in range(1, max(map(len, passes), default=0)):
+        rows = [row for row, stages in enumerate(passes) if len(stages) > stage]
+        vectors[rows] = train(vectors[rows], rows, stage)
     return vectors.sub_(weights)
 
 
@@ -209,16 +222,42 @@ def forge(
     participants: Tensor,
     updates: Tensor,
     round: int,
-    chunk: int,
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Let the attacker replace its own clients' updates; return all updates and the attack's state."""
     own = federation.malicious[participants]
     if not own.any():
         return updates, state.attack
-    view = attacker_view(federation, state, participants, updates, round, chunk)
+    view = attacker_view(federation, state, participants, updates, round)
     forged = federation.attack.forge(updates[own], view)
-    updates[own] = forged.updates
+    malformed = receive(updates, own, forged.updates)
+    if malformed:
+        log.warning(
+            "round %d: %d malicious clients sent no vector of %d numbers: they count as not finite",
+            *(round, malformed, federation.model.size),
+        )
     return updates, forged.state
+
+
+def receive(updates: Tensor, senders: Tensor, sent: Tensor | Sequence[object]) -> int:
+    """Put what clients sent into their rows of updates [n, P]; return how many rows are malformed.
+
+    Nothing, or anything but a vector of P floats, becomes a row of NaN, which no rule trusts.
+
+    Args:
+        updates: changed in place.
+        senders: bool [n].
+        sent: for each sender what came, in order.
+    """
+    rows = senders.nonzero().flatten().tolist()
+    malformed = 0
+    for row, vector in itertools.zip_longest(rows, sent[: len(rows)]):
+        whole = isinstance(vector, Tensor) and vector.shape == updates[row].shape
+        if whole and vector.is_floating_point():
+            updates[row] = vector
+        else:
+            updates[row] = torch.nan
+            malformed += 1
+    return malformed
 
 
 def attacker_view(
@@ -227,7 +266,6 @@ def attacker_view(
     participants: Tensor,
     updates: Tensor,
     round: int,
-    chunk: int,
 ) -> AttackerView:
     """Collect what the attacker knows; honest updates only for an attack with full knowledge."""
     own = federation.malicious[participants]
@@ -244,14 +282,14 @@ def attacker_view(
         training=federation.training,
         # Not a closure: it would hold the federation, and with it the ground truth.
         generator=partial(rng.generator, federation.seed, "attack", round),
-        clients_per_chunk=chunk,
+        clients_per_chunk=federation.clients_per_chunk,
         honest_updates=updates[~own] if sees_honest else None,
         state=state.attack,
     )
 
 
 def server_view(
-    federation: Federation, state: State, participants: Tensor, round: int, chunk: int
+    federation: Federation, state: State, participants: Tensor, round: int
 ) -> ServerView:
     """Collect what the server knows; the ground truth stays outside."""
     return ServerView(
@@ -263,7 +301,7 @@ def server_view(
         samples=announced_samples(federation, participants),
         training=federation.training,
         generator=rng.generator(federation.seed, "defense", round),
-        clients_per_chunk=chunk,
+        clients_per_chunk=federation.clients_per_chunk,
         clean=federation.clean,
         state=state.defense,
     )

@@ -7,29 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-import fedred.defenses.fedredefense  # noqa: E402
-import fedred.simulation  # noqa: E402
-from benchmarks import twins, units  # noqa: E402
-from benchmarks.__main__ import main  # noqa: E402
-from benchmarks.measure import Measured, machine_name, slug, statistics_of  # noqa: E402
-from benchmarks.report import table, write_result  # noqa: E402
-from benchmarks.units import (  # noqa: E402
+import fedred.defenses.fedredefense
+import fedred.simulation
+from benchmarks import calibration, growth, twins, units
+from benchmarks.__main__ import main
+from benchmarks.measure import Measured, machine_name, repeat, slug, statistics_of
+from benchmarks.report import table, write_result
+from benchmarks.units import (
     DEMO,
     UNITS,
     Deviation,
     ReconstructUnit,
     TrainUnit,
 )
-from fedred.errors import UserError  # noqa: E402
-from fedred.local_training import LocalTraining, batch_schedule  # noqa: E402
-from fedred.models import ConvNet  # noqa: E402
+from fedred.errors import UserError
+from fedred.execution import Execution
+from fedred.local_training import LocalTraining, batch_schedule
+from fedred.models import ConvNet, PadToMultiple
 
+ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 TINY = ConvNet(width=4, depth=1)
 
@@ -51,12 +51,12 @@ def reconstruct_unit(**changes):
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, None])
 def test_plain_training_equals_ours(chunk):
-    assert agree(train_unit().prepare(CPU, 3, chunk))
+    assert agree(train_unit().prepare(CPU, 3, Execution(chunk)))
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, None])
 def test_plain_reconstruction_equals_ours(chunk):
-    prepared = reconstruct_unit().prepare(CPU, 3, chunk)
+    prepared = reconstruct_unit().prepare(CPU, 3, Execution(chunk))
     ours, twin = prepared.ours(), prepared.twin()
     assert all(10 * d.value <= d.tolerance for d in prepared.compare(ours, twin))
     assert ours.iterations.tolist() == twin.iterations.tolist() == [4, 4, 4]
@@ -66,7 +66,7 @@ def test_plain_reconstruction_equals_ours(chunk):
 
 def test_the_errors_of_a_unit_move_so_that_comparing_them_says_something():
     first, last = (
-        reconstruct_unit(cpu_iterations=iterations).prepare(CPU, 3, 1).ours().errors
+        reconstruct_unit(cpu_iterations=iterations).prepare(CPU, 3, Execution(1)).ours().errors
         for iterations in (1, 8)
     )
     assert (last < 0.9 * first).all()
@@ -84,17 +84,41 @@ def test_plain_reconstruction_stops_where_ours_stops():
     torch.testing.assert_close(ours.errors, twin.errors, rtol=1e-3, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("unit", [train_unit(), reconstruct_unit()])
+def test_a_twin_of_few_clients_is_compared_with_the_same_ones(unit, monkeypatch):
+    monkeypatch.setattr(units, "twin_clients", lambda clients, device: 2)
+    prepared = unit.prepare(CPU, 3, Execution())
+    assert prepared.twin_clients == 2
+    assert agree(prepared)
+
+
+def test_the_seconds_of_few_clients_count_for_all(monkeypatch):
+    monkeypatch.setattr("benchmarks.measure.timed", lambda function, device: (None, function()))
+    measured = Measured(times={"ours": 1.0, "twin": 2.5})
+    repeat(measured, {"ours": lambda: 2.0, "twin": lambda: 4.0}, 2, CPU)
+    assert measured.seconds == {"ours": [2.0, 2.0], "twin": [10.0, 10.0]}
+    assert measured.ratios == [5.0, 5.0]
+
+
+def test_a_gpu_gets_all_clients_and_its_twin_a_few():
+    gpu = torch.device("cuda")
+    for name in ("train-128", "reconstruct-128", "round-paper"):
+        assert UNITS[name].clients(gpu) == (100, 100)
+    assert units.twin_clients(100, gpu) == 10
+    assert units.twin_clients(100, CPU) == 100
+
+
 @pytest.mark.parametrize("chunk", [1, 4, None])
 def test_a_round_by_the_plain_twins_equals_ours(chunk):
     reconstruction = replace(DEMO, first_iterations=4)
     unit = replace(UNITS["round-demo"], network=TINY, reconstruction=reconstruction)
-    assert agree(unit.prepare(CPU, 8, chunk))
+    assert agree(unit.prepare(CPU, 8, Execution(chunk)))
 
 
 def test_a_plain_round_uses_neither_our_training_nor_our_reconstruction(monkeypatch):
     reconstruction = replace(DEMO, first_iterations=2)
     unit = replace(UNITS["round-demo"], network=TINY, reconstruction=reconstruction)
-    prepared = unit.prepare(CPU, 4, 1)
+    prepared = unit.prepare(CPU, 4, Execution(1))
 
     def refuse(*arguments):
         raise AssertionError("this is ours")
@@ -104,6 +128,16 @@ def test_a_plain_round_uses_neither_our_training_nor_our_reconstruction(monkeypa
     prepared.twin()
     with pytest.raises(AssertionError, match="this is ours"):
         prepared.ours()
+
+
+def test_the_twins_use_no_layer_of_ours():
+    ours = units.flat_model(ConvNet(width=4, depth=2), (1, 8, 8), 3)
+    plain = units.plain_network(ours)()
+    assert any(type(layer).__name__ == "AveragePool" for layer in ours.module.modules())
+    kinds = {type(layer) for layer in plain.modules() if not list(layer.children())}
+    assert {kind.__module__.split(".")[0] for kind in kinds - {PadToMultiple}} == {"torch"}
+    images = torch.arange(320.0).reshape(5, 1, 8, 8) / 320
+    torch.testing.assert_close(plain(images), ours.module(images))
 
 
 def test_after_a_plain_round_the_simulation_is_ours_again():
@@ -128,8 +162,10 @@ def test_a_loader_gives_the_given_batches_in_order_normalised_and_draws_nothing(
 
 def test_the_twin_trains_on_the_same_batches_as_ours_and_on_no_others():
     unit = train_unit()
-    prepared = unit.prepare(CPU, 3, 1)
-    other = replace(unit, training=replace(unit.training, batch_size=5)).prepare(CPU, 3, 1)
+    prepared = unit.prepare(CPU, 3, Execution(1))
+    other = replace(unit, training=replace(unit.training, batch_size=5)).prepare(
+        CPU, 3, Execution(1)
+    )
     assert not prepared.compare(prepared.ours(), other.twin())[0].allowed
     source = np.random.default_rng(0)
     assert batch_schedule(10, unit.training, source).shape == (6, 4)
@@ -152,16 +188,17 @@ def test_statistics_of_ratios_by_hand():
 def test_deviations_by_hand_and_what_is_not_a_number_is_never_allowed():
     ours, twin = torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.5], [1.0, 1.0]])
     expected = 0.5 / (3.0**2 + 4.5**2) ** 0.5
-    assert units.relative_difference(ours, twin) == pytest.approx(expected)
+    assert units.relative_differences(ours, twin).tolist() == pytest.approx([expected, 0])
     zeros = torch.zeros(1, 2)
-    assert units.relative_difference(zeros, zeros) == 0
-    assert not Deviation("update", units.relative_difference(ours, zeros), 1e9).allowed
-    assert not Deviation("update", units.relative_difference(ours * torch.nan, twin), 1e9).allowed
+    assert units.relative_differences(zeros, zeros) == 0
+    for one, other in ((ours, zeros), (ours * torch.nan, twin)):
+        worst = float(units.relative_differences(one, other).max())
+        assert not Deviation("update", worst, 1e9).allowed
     assert Deviation("update", 1e-3, 1e-3).allowed
 
 
 def result(number, device="cpu"):
-    return {"ratio": number, "environment": {"device": device}}
+    return {"ratio": number, "compiled": False, "environment": {"device": device}}
 
 
 def test_results_join_those_of_the_same_machine(tmp_path):
@@ -191,6 +228,46 @@ def test_results_are_whole_or_as_before(tmp_path):
         write_result(tmp_path, "box", "b", result(2))
     assert path.read_bytes() == before[:-20]
     assert [path.name for path in tmp_path.iterdir()] == ["box.json"]
+
+
+def test_the_slope_of_a_power_law_is_its_exponent():
+    x = pd.Series([10.0, 30.0, 100.0])
+    assert growth.slope(x, 3 * x**1.5) == pytest.approx(1.5)
+
+
+CURVES = pd.DataFrame(
+    {
+        "dataset": "a",
+        "lr": 0.1,
+        "alpha": 1.0,
+        "kind": ["honest", "honest", "mpaf"],
+        "errors": [
+            [1.0, 0.8, 0.59],
+            [1.0, 0.95, 0.9, 0.85, 0.8, 0.75] + [0.7] * (calibration.BUDGET - 6) + [0.5],
+            [1.0] * (calibration.BUDGET + 2),
+        ],
+    }
+)
+
+
+def test_the_study_judges_by_what_was_reached_within_the_budget():
+    judged = calibration.judged(CURVES, calibration.BUDGET).set_index("kind")
+    assert judged.loc["honest", ["clients", "passed", "fewest", "most"]].tolist() == [2, 1, 3, 3]
+    assert judged.loc["honest", "smallest_error"] == 0.59
+    assert judged.loc["mpaf", "passed"] == 0
+    later = calibration.judged(CURVES, calibration.BUDGET + 1).set_index("kind")
+    assert later.loc["honest", "passed"] == 2
+
+
+def test_what_giving_up_saves_and_changes_by_hand():
+    passes, slow, flat = CURVES["errors"]
+    assert calibration.given_up(passes, 1.0) == 3
+    assert calibration.given_up(flat, 1.0) == 4  # the first iteration with three falls
+    assert calibration.given_up(flat, 0.0) == calibration.BUDGET
+    # 0.7, never falling again: hopeless as soon as the last fall is three iterations past
+    assert calibration.given_up(slow, 1.0) == 10
+    hasty = CURVES.assign(errors=[[*flat[:10], 0.5], slow, flat])
+    assert "1 of 3 decisions changed" in calibration.savings(hasty, 1.0)
 
 
 def test_machine_names_are_safe_file_names():
@@ -289,8 +366,9 @@ def test_the_benchmarks_need_torch_and_numpy_only():
         "import torch\n"
         "from benchmarks.__main__ import main\n"
         "from benchmarks.units import UNITS\n"
+        "from fedred.execution import Execution\n"
         "for name in ('train-small', 'round-demo'):\n"
-        "    UNITS[name].prepare(torch.device('cpu'), 8, None)\n"
+        "    UNITS[name].prepare(torch.device('cpu'), 8, Execution())\n"
         "sys.exit(main(['--list']))\n"
     )
     done = benchmarks("-c", code)

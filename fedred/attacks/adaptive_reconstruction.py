@@ -12,7 +12,7 @@ from fedred.attacks.min_max import MinMax
 from fedred.options import check_options, option
 from fedred.papers import FEDREDEFENSE, Paper
 from fedred.reconstruction import Knowledge as Distilled
-from fedred.reconstruction import Reconstruction, reconstruct, synthetic_update
+from fedred.reconstruction import Pace, Reconstruction, reconstruct, synthetic_update
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,24 @@ class AdaptiveReconstruction:
     def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
         """Return the reconstructions of the malicious updates [m, P]; the state is the attack's."""
         wanted = self.attack.forge(own_updates, view)
-        return wanted._replace(updates=self.replay(self.distil(wanted.updates, view), view))
+        distilled = self.distil(wanted.updates, view)
+        longest_slope = self.pace(wanted.updates, view).longest_slope
+        return wanted._replace(updates=self.replay(distilled, view, longest_slope))
+
+    def pace(self, wanted: Tensor, view: AttackerView) -> Pace:
+        """Return the step sizes with which the server would reconstruct the wanted updates [m, P]."""
+        source = view.generator(view.clients[0])
+        return self.reconstruction.pace(
+            view.model, view.weights, wanted, view.samples, view.training, source
+        )
 
     def distil(self, wanted: Tensor, view: AttackerView) -> Distilled:
         """Return images, labels and step sizes that lead towards the wanted updates [m, P].
 
         A client whose distillation ends without a finite error keeps what it started from.
         """
-        start, options = self._start(view), self.reconstruction
+        pace, options = self.pace(wanted, view), self.reconstruction
+        start = self._start(pace, view)
         budgets = torch.full((len(wanted),), options.first_iterations, device=wanted.device)
         found = reconstruct(
             view.model,
@@ -73,26 +83,29 @@ class AdaptiveReconstruction:
             None,
             options,
             view.clients_per_chunk,
+            pace.longest_slope,
         )
         start.put(found.errors.isfinite(), found.knowledge.take(found.errors.isfinite()))
         return start
 
-    def replay(self, distilled: Distilled, view: AttackerView) -> Tensor:
+    def replay(
+        self, distilled: Distilled, view: AttackerView, longest_slope: Tensor | None
+    ) -> Tensor:
         """Return the updates [m, P] that training on the distilled images makes."""
+        how = (self.reconstruction.steps, longest_slope)
 
         def update(images: Tensor, labels: Tensor, step_size: Tensor) -> Tensor:
             own = Distilled(images, labels, step_size)
-            return synthetic_update(view.model, view.weights, own, self.reconstruction.steps)
+            return synthetic_update(view.model, view.weights, own, *how)
 
         replayed: Tensor = vmap(update, chunk_size=view.clients_per_chunk)(*distilled)
         return replayed
 
-    def _start(self, view: AttackerView) -> Distilled:
+    def _start(self, pace: Pace, view: AttackerView) -> Distilled:
         """Each attacker's own random images, flat labels, and the announced protocol's step size."""
         classes, options = view.model.classes, self.reconstruction
         images = torch.stack(
             [options.initial_images(view.model, view.generator(client)) for client in view.clients]
         ).to(view.weights)
         labels = images.new_zeros(len(images), options.images(classes), classes)
-        step_sizes = options.initial_step_sizes(view.training, view.samples, classes).to(images)
-        return Distilled(images, labels, step_sizes)
+        return Distilled(images, labels, pace.step_sizes)

@@ -149,7 +149,7 @@ class Attack(Protocol):
         ...
 
     def poison(self, images: Tensor, labels: Tensor, client: int, classes: int) -> list[Pass]:
-        """Return the passes of local training of one malicious client, each of all local epochs."""
+        """Return the passes of a malicious client's local training, one or more, each of all epochs."""
         ...
 
     def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:

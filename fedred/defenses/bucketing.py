@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.geometric_median import GeometricMedian
+from fedred.defenses.geometry import group_means
 from fedred.defenses.interface import Defense, ServerView, Traits, Verdict, judge_finite
 from fedred.errors import UserError
 from fedred.options import check_options, option
@@ -54,7 +55,7 @@ class Bucketing:
         """Let the rule inside judge the means of buckets of updates [n, P]."""
         order = torch.from_numpy(view.generator.permutation(len(updates)))
         buckets = torch.split(order, self.size)
-        rows = torch.stack([updates[bucket.to(updates.device)].mean(0) for bucket in buckets])
+        rows = group_means(updates, torch.split(order.to(updates.device), self.size))
         samples = torch.stack([view.samples[bucket].sum() for bucket in buckets])
         inside = replace(view, clients=torch.arange(len(buckets)), samples=samples)
         verdict = self.aggregator(rows, inside)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedred.defenses.geometry import pairwise_distances
+from fedred.defenses.geometry import by_columns, pairwise_distances
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_tolerant, tolerated_option
 from fedred.defenses.krum import nearest_sums
 from fedred.defenses.median import middle_of
@@ -57,7 +57,8 @@ class Bulyan:
         chosen = select(pairwise_distances(updates).cpu(), f)
         trusted = torch.zeros(n, dtype=torch.bool)
         trusted[chosen] = True
-        return Verdict(mean_around_median(updates[chosen], n - 4 * f), trusted)
+        mean = by_columns(lambda block: mean_around_median(block[chosen], n - 4 * f), updates)
+        return Verdict(mean, trusted)
 
 
 def select(distances: Tensor, tolerated: int) -> list[int]:

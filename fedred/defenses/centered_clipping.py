@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedred.defenses.geometry import clip_norms, norms
+from fedred.defenses.geometry import by_columns, clip_factors, norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, everybody, judge_finite
 from fedred.defenses.median import middle_of
 from fedred.options import check_options, option
@@ -49,7 +49,12 @@ class CenteredClipping:
         """Aggregate updates [n, P] around the last aggregate, which is remembered."""
         center = view.state.get("center", torch.zeros_like(updates[0]))
         for _ in range(self.iterations):
-            offsets = updates - center
-            limit = middle_of(norms(offsets)) if self.radius is None else self.radius
-            center = center + clip_norms(offsets, limit).mean(0)
+            center = center + self._step(updates, center)
         return Verdict(center, everybody(updates), state={"center": center.clone()})
+
+    def _step(self, updates: Tensor, center: Tensor) -> Tensor:
+        """Return the mean clipped difference [P] between updates [n, P] and the center [P]."""
+        distances = norms(updates, center)
+        limit = middle_of(distances) if self.radius is None else self.radius
+        factors = clip_factors(distances, limit).to(updates)[:, None]
+        return by_columns(lambda block, start: ((block - start) * factors).mean(0), updates, center)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fedred.defenses.clustering import hdbscan
-from fedred.defenses.geometry import clip_norms, cosine_similarities, norms
+from fedred.defenses.geometry import by_rows, clip_factors, cosine_similarities, norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
 from fedred.defenses.median import middle_of
 from fedred.errors import UserError
@@ -39,7 +39,9 @@ class DeepSight:
     """
 
     suspects: float = option(1 / 3, "share of suspects that rejects a cluster", gt=0, le=1)
-    images: int = option(1_000, "random images in each of the three draws (paper: 20,000)", ge=1)
+    images: int = option(
+        1_000, "random images in each of the three draws (paper: 20,000)", ge=1, le=100_000
+    )
     cluster_size: int = option(2, "fewest clients in a cluster", ge=2)
 
     papers: ClassVar[tuple[Paper, ...]] = (
@@ -65,14 +67,15 @@ class DeepSight:
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P]; the score is the share of suspects in a client's cluster."""
         weights, biases = output_layer(updates, view.model)
-        energies = normalised_energies(weights, biases)
+        energies = by_rows(normalised_energies, weights, biases)
         exceedings = threshold_exceedings(energies).double()
         suspect = exceedings <= middle_of(exceedings) / 2
         clusters = hdbscan(self._distances(updates, energies, biases, view), self.cluster_size)
         shares = suspect_shares(suspect.cpu(), clusters)
         trusted = shares < self.suspects
-        clipped = clip_norms(updates, middle_of(norms(updates)))
-        return Verdict(mean_of_trusted(clipped, trusted), trusted, shares)
+        lengths = norms(updates)
+        factors = clip_factors(lengths, middle_of(lengths))
+        return Verdict(mean_of_trusted(updates, trusted, factors), trusted, shares)
 
     def _distances(
         self, updates: Tensor, energies: Tensor, biases: Tensor, view: ServerView
@@ -101,14 +104,14 @@ def output_layer(updates: Tensor, model: FlatModel) -> tuple[Tensor, Tensor]:
     weight, bias = [torch.Size(), torch.Size(), *model.shapes.values()][-2:]
     if len(weight) != 2 or tuple(bias) != (model.classes,):
         raise UserError("deepsight needs a network that ends in a linear layer with biases")
-    tail = updates[:, -(weight.numel() + model.classes) :].double()
+    tail = updates[:, -(weight.numel() + model.classes) :]
     weights, biases = torch.split(tail, [weight.numel(), model.classes], 1)
     return weights.reshape(-1, *weight), biases
 
 
 def normalised_energies(weights: Tensor, biases: Tensor) -> Tensor:
-    """Return the NEUPs [n, C] of output layers [n, C, inputs], [n, C]; zero of a zero update."""
-    energies = (biases.abs() + weights.abs().sum(2)).square()
+    """Return the NEUPs float64 [n, C] of output layers [n, C, inputs], [n, C]; zero of a zero update."""
+    energies = (biases.double().abs() + weights.double().abs().sum(2)).square()
     return energies / energies.sum(1, keepdim=True).clamp(min=torch.finfo(energies.dtype).tiny)
 
 

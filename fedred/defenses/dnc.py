@@ -79,6 +79,6 @@ def outlier_scores(updates: Tensor) -> Tensor:
     matrix U S^2 U^T gives without V.
     """
     rows = updates.double()
-    values, vectors = torch.linalg.eigh(gram_matrix(rows - rows.mean(0)))
+    values, vectors = torch.linalg.eigh(gram_matrix(rows, rows.mean(0)))
     scores: Tensor = values[-1].clamp(min=0) * vectors[:, -1].square()
     return scores

@@ -71,7 +71,8 @@ class FedREDefense:
             return torch.zeros_like(view.weights), nested(
                 "aggregator", part_of(view.state, "aggregator")
             )
-        verdict = self.aggregator(updates[trusted], view.select(trusted).within("aggregator"))
+        chosen = updates if trusted.all() else updates[trusted]
+        verdict = self.aggregator(chosen, view.select(trusted).within("aggregator"))
         return verdict.aggregate, nested("aggregator", verdict.state)
 
     def _initial_state(self, view: ServerView) -> dict[str, Tensor]:
@@ -88,11 +89,14 @@ class FedREDefense:
     def _reconstruct(self, updates: Tensor, view: ServerView, state: NamedTensors) -> Reconstructed:
         options, clients = self.reconstruction, view.clients.to(updates.device)
         known = state["known"][clients]
-        fresh = options.initial_step_sizes(view.training, view.samples, view.model.classes)
+        pace = options.pace(
+            view.model, view.weights, updates, view.samples, view.training, view.generator
+        )
+        learned = known & (options.step_size != "bounded")
         start = Knowledge(
             state["images"][clients],
             state["labels"][clients],
-            torch.where(known, state["step_size"][clients], fresh.to(updates)),
+            torch.where(learned, state["step_size"][clients], pace.step_sizes),
         )
         later = torch.full_like(clients, options.later_iterations)
         budgets = torch.where(known, later, options.first_iterations)
@@ -105,6 +109,7 @@ class FedREDefense:
             self.threshold,
             options,
             view.clients_per_chunk,
+            pace.longest_slope,
         )
 
     def _learn(self, state: NamedTensors, view: ServerView, result: Reconstructed) -> NamedTensors:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.clustering import hdbscan
-from fedred.defenses.geometry import clip_norms, cosine_similarities, norms
+from fedred.defenses.geometry import clip_factors, cosine_similarities, norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
 from fedred.defenses.median import middle_of
 from fedred.options import check_options, option
@@ -55,10 +55,12 @@ class FLAME:
 
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P]; who lies outside the cluster is not trusted."""
-        start = view.weights.double() if self.angles == "models" else 0.0
-        distances = 1 - cosine_similarities(start + updates)
+        origin = -view.weights.double() if self.angles == "models" else 0.0
+        distances = 1 - cosine_similarities(updates, origin)
         trusted = hdbscan(distances, len(updates) // 2 + 1) == 0
-        limit = middle_of(norms(updates))
+        lengths = norms(updates)
+        limit = middle_of(lengths)
         drawn = view.generator.standard_normal(updates.shape[1], "float32")
         noise = self.noise * limit.to(updates) * torch.from_numpy(drawn).to(updates)
-        return Verdict(mean_of_trusted(clip_norms(updates, limit), trusted) + noise, trusted)
+        mean = mean_of_trusted(updates, trusted, clip_factors(lengths, limit))
+        return Verdict(mean + noise, trusted)

@@ -7,8 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedred.defenses.geometry import norms
-from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
+from fedred.defenses.geometry import by_rows
+from fedred.defenses.interface import (
+    ServerView,
+    Traits,
+    Verdict,
+    judge_finite,
+    mean_of_trusted,
+    of_participants,
+)
 from fedred.options import check_options, option
 from fedred.papers import Paper
 from fedred.parameters import NamedTensors
@@ -38,7 +45,9 @@ class FLDetector:
     detection; here it goes on.
     """
 
-    window: int = option(10, "rounds of history, for the Hessian and for the suspicion", ge=1)
+    window: int = option(
+        10, "rounds of history, for the Hessian and for the suspicion", ge=1, le=1_000
+    )
     exclusion: Literal["permanent", "round"] = option("permanent", "how long a flag lasts")
 
     papers: ClassVar[tuple[Paper, ...]] = (
@@ -84,7 +93,7 @@ class FLDetector:
     def _initial_memory(self, updates: Tensor, view: ServerView) -> dict[str, Tensor]:
         size, clients = updates.shape[1], view.all_clients
         return {
-            "updates": updates.new_zeros(clients, size),
+            "updates": updates.new_zeros(1).expand(clients, size),  # takes no memory
             "seen": torch.zeros(clients, dtype=torch.long, device=updates.device),
             "distances": updates.new_zeros(clients, self.window, dtype=torch.float64),
             "predictions": torch.zeros(clients, dtype=torch.long, device=updates.device),
@@ -106,9 +115,10 @@ class FLDetector:
             return {}
         movement = view.weights - memory["weights"]
         turn = hessian_product(memory["movements"], memory["changes"], movement)
-        chosen = clients[predictable]
-        change = updates[predictable].double() - memory["updates"][chosen].double()
-        errors = norms(change - turn)
+        chosen, before = clients[predictable], of_participants(memory["updates"], view)
+        errors = by_rows(
+            lambda rows, last: (rows.double() - last.double() - turn).norm(dim=1), updates, before
+        )[predictable]
         share = errors / errors.sum().clamp(min=TINY)
         history = torch.cat([memory["distances"][chosen, 1:], share[:, None]], 1)
         counts = (memory["predictions"][chosen] + 1).clamp(max=self.window)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.geometry import cosine_similarities
-from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite
+from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, of_participants
 from fedred.options import check_options, option
 from fedred.papers import Paper
 
@@ -51,9 +51,8 @@ class FoolsGold:
 
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P] by weights from the histories, which are remembered."""
-        clients = view.clients.to(updates.device)
         histories = self._histories(updates, view)
-        weights = self.weights(cosine_similarities(histories[clients]))
+        weights = self.weights(cosine_similarities(of_participants(histories, view)))
         total = weights.sum()
         shares = (weights / total if total > 0 else weights).to(updates)
         state = {"histories": histories}
@@ -61,9 +60,10 @@ class FoolsGold:
 
     def _histories(self, updates: Tensor, view: ServerView) -> Tensor:
         """Add this round's updates to what was summed of every client [clients, P]."""
-        before = view.state.get("histories", updates.new_zeros(view.all_clients, updates.shape[1]))
+        nothing = updates.new_zeros(1).expand(view.all_clients, updates.shape[1])  # takes no memory
+        before = view.state.get("histories", nothing)
         clients, largest = view.clients.to(updates.device), torch.finfo(updates.dtype).max
-        return before.index_add(0, clients, updates).clamp(-largest, largest)
+        return before.index_add(0, clients, updates).clamp_(-largest, largest)
 
     def weights(self, cosines: Tensor) -> Tensor:
         """Return the weights [n] from cosines of histories [n, n]."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedred.defenses.geometry import gram_matrix
+from fedred.defenses.geometry import by_columns, gram_matrix
 from fedred.defenses.interface import ServerView, Traits, Verdict, everybody, judge_finite
 from fedred.defenses.median import middle_of
 from fedred.options import check_options, option
@@ -55,10 +55,10 @@ class GeometricMedian:
         """Aggregate updates [n, P] by their geometric median [P]."""
         counts = view.samples if self.by_samples else torch.ones_like(view.samples)
         shares = (counts / counts.sum()).double().to(updates.device)
-        center = middle_of(updates)
-        offsets = updates - center
-        weights = self.weights(gram_matrix(offsets), shares)
-        return Verdict(center + weights.to(updates) @ offsets, everybody(updates))
+        center = by_columns(middle_of, updates)
+        weights = self.weights(gram_matrix(updates, center), shares).to(updates)
+        move = by_columns(lambda block, start: weights @ (block - start), updates, center)
+        return Verdict(center + move, everybody(updates))
 
     def weights(self, products: Tensor, shares: Tensor) -> Tensor:
         """Return the weights [n] that make the median of the x_i, which sum to at most one.

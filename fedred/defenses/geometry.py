@@ -1,33 +1,88 @@
-"""Lengths, distances and angles of updates, computed so that no update of any size breaks them."""
+"""Lengths, distances and angles of updates, computed so that no update of any size breaks them.
+
+Nothing here copies a whole matrix of updates: it is read in blocks of columns or of rows. What comes of
+a block is written into place at once: small tensors kept between large ones splinter the heap, which
+then grows with every block.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-COORDINATES = 2**16  # of a block: float64 copies of whole updates would double the memory
+ENTRIES = 2**18  # of a block: 2 MiB as float64
+LANES = 64  # a block begins where torch's vectors do: sums over clients keep every bit
 
 
-def norms(updates: Tensor) -> Tensor:
-    """Return Euclidean norms float64 [n] of updates [n, P]; float32 would overflow from 1e19 on."""
-    return torch.stack([row.double().norm() for row in updates])
+def by_columns(function: Callable[..., Tensor], updates: Tensor, *others: Tensor) -> Tensor:
+    """Return a function of every coordinate [P], computed in blocks of coordinates.
+
+    Args:
+        function: of blocks [n, width] of the updates and [..., width] of the others; gives [width].
+        updates: float [n, P].
+        others: what has the same coordinates [..., P].
+    """
+    result = updates.new_empty(updates.shape[1])
+    for *blocks, part in column_blocks(updates, *others, result):
+        part.copy_(function(*blocks))
+    return result
+
+
+def column_blocks(updates: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield views of the same coordinates of updates [n, P] and others [..., P], block by block."""
+    lanes = ENTRIES // max(1, len(updates)) // LANES | 1  # odd: even strides collide in the cache
+    width = lanes * LANES
+    return _split(width, -1, updates, *others)
+
+
+def by_rows(function: Callable[..., Tensor], updates: Tensor, *others: Tensor) -> Tensor:
+    """Return a function of every client [n, ...], computed in blocks of clients.
+
+    Args:
+        function: of blocks [k, ...] of the updates and of the others; gives [k, ...].
+        updates: [n, ...].
+        others: what has the same clients [n, ...].
+    """
+    height = max(1, ENTRIES // max(1, updates[:1].numel()))
+    if len(updates) <= height:
+        return function(updates, *others)
+    like = function(*(one[:1] for one in (updates, *others)))
+    result = like.new_empty(len(updates), *like.shape[1:])
+    for *blocks, part in _split(height, 0, updates, *others, result):
+        part.copy_(function(*blocks))
+    return result
+
+
+def norms(updates: Tensor, center: Tensor | float = 0.0) -> Tensor:
+    """Return Euclidean norms float64 [n] of updates [n, P], seen from a center [P].
+
+    float32 would overflow from 1e19 on.
+    """
+    return by_rows(lambda rows: (rows - center).double().norm(dim=1), updates)
 
 
 def unit_rows(updates: Tensor) -> Tensor:
     """Return updates [n, P] divided by their norms, float64; a zero update stays zero."""
-    lengths = norms(updates)
-    return updates.double() / torch.where(lengths > 0, lengths, 1.0)[:, None]
+    return updates.double() / _divisors(norms(updates))[:, None]
 
 
-def cosine_similarities(updates: Tensor) -> Tensor:
-    """Return cosines float64 [n, n] of updates [n, P], in [-1, 1]; 0 beside a zero update."""
-    units = unit_rows(updates)
-    return (units @ units.T).clamp(-1, 1)
+def cosine_similarities(updates: Tensor, center: Tensor | float = 0.0) -> Tensor:
+    """Return cosines float64 [n, n] of updates [n, P], seen from a center [P]; 0 beside a zero one."""
+    lengths = _divisors(norms(updates, center))
+    return gram_matrix(updates, center, lengths).clamp(-1, 1)
 
 
-def clip_norms(updates: Tensor, limit: float | Tensor) -> Tensor:
-    """Return a copy of updates [n, P] whose norms are at most `limit` (a number or [n])."""
-    lengths = norms(updates)
-    factors = (limit / torch.where(lengths > 0, lengths, 1.0)).clamp(max=1.0)
-    return updates * factors.to(updates)[:, None]
+def clip_factors(lengths: Tensor, limit: float | Tensor) -> Tensor:
+    """Return what shortens updates of these lengths [n] to at most `limit` (a number or [n]) -> [n]."""
+    return (limit / _divisors(lengths)).clamp(max=1.0)
+
+
+def _split(size: int, axis: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(torch.split(one, size, axis) for one in tensors), strict=True)
+
+
+def _divisors(lengths: Tensor) -> Tensor:
+    return torch.where(lengths > 0, lengths, 1.0)
 
 
 def pairwise_distances(updates: Tensor) -> Tensor:
@@ -41,7 +96,31 @@ def pairwise_distances(updates: Tensor) -> Tensor:
     return distances.nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
-def gram_matrix(updates: Tensor) -> Tensor:
-    """Return inner products float64 [n, n] of updates [n, P], summed over blocks of coordinates."""
-    blocks = (block.double() for block in torch.split(updates, COORDINATES, 1))
-    return torch.stack([block @ block.T for block in blocks]).sum(0)
+def gram_matrix(
+    updates: Tensor, center: Tensor | float = 0.0, lengths: Tensor | None = None
+) -> Tensor:
+    """Return inner products float64 [n, n] of updates, summed over blocks of coordinates.
+
+    Args:
+        updates: x_i float [n, P].
+        center: what is subtracted from each [P].
+        lengths: what the differences are then divided by [n].
+    """
+    n, P = updates.shape
+    products = updates.new_zeros(n, n, dtype=torch.float64)
+    middle = torch.as_tensor(center, device=updates.device).expand(P)
+    for block, middle_block in column_blocks(updates, middle):
+        rows = (block - middle_block).double()
+        if lengths is not None:
+            rows /= lengths[:, None]
+        products.addmm_(rows, rows.T)
+    return products
+
+
+def group_means(updates: Tensor, groups: Sequence[Tensor]) -> Tensor:
+    """Return the mean of each group (ids of rows) of updates [n, P] -> [groups, P]."""
+    means = updates.new_empty(len(groups), updates.shape[1])
+    for block, part in column_blocks(updates, means):
+        for mean, group in zip(part, groups, strict=True):
+            mean.copy_(block[group].mean(0))
+    return means

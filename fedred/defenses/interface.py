@@ -1,5 +1,6 @@
 """What a defense is, and what a server may know."""
 
+import logging
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -8,11 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedred.defenses.geometry import by_columns, by_rows
 from fedred.errors import UserError
 from fedred.local_training import LocalTraining
 from fedred.options import option
 from fedred.papers import Paper
 from fedred.parameters import FlatModel, NamedTensors, part_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,8 @@ class TolerantRule(FiniteRule, Protocol):
 def judge_finite(self: FiniteRule, updates: Tensor, view: ServerView) -> Verdict:
     """Judge the finite ones of updates [n, P]; the others are distrusted, with infinite suspicion.
 
-    When too few are finite for the rule, nobody is trusted and the model stays as it is.
+    When too few are finite for the rule, or the aggregate overflows, nobody is trusted and the model
+    stays as it is.
 
     Raises:
         UserError: when the round has fewer than `fewest_participants`.
@@ -148,16 +153,25 @@ def _judge(rule: FiniteRule, rest: FiniteRule, updates: Tensor, view: ServerView
     refuse_too_few(rule, len(updates))
     finite = finite_rows(updates)
     if finite.all():
-        return rule.judge(updates, view)
+        return _bounded(rule.judge(updates, view), view)
     if int(finite.sum()) < max(1, rest.traits.fewest_participants):
         return keep_model(view)
-    verdict = rest.judge(updates[finite], view.select(finite))
+    seen = view.select(finite)
+    verdict = _bounded(rest.judge(updates[finite], seen), seen)
     return verdict._replace(
         trusted=_scatter(verdict.trusted, finite, False),
         scores=None if verdict.scores is None else _scatter(verdict.scores, finite, torch.inf),
         excluded=None if verdict.excluded is None else _scatter(verdict.excluded, finite, False),
         iterations=None if verdict.iterations is None else _scatter(verdict.iterations, finite, 0),
     )
+
+
+def _bounded(verdict: Verdict, view: ServerView) -> Verdict:
+    """Return a verdict, or keep the model when huge finite updates made the aggregate overflow."""
+    if verdict.aggregate.isfinite().all():
+        return verdict
+    log.warning("round %d: the aggregate is not finite; the model stays", view.round)
+    return keep_model(view)
 
 
 def _scatter(values: Tensor, chosen: Tensor, missing: float) -> Tensor:
@@ -196,10 +210,28 @@ def a_third(tolerated: int | None, n: int) -> int:
     return n // 3 if tolerated is None else tolerated
 
 
-def mean_of_trusted(updates: Tensor, trusted: Tensor) -> Tensor:
-    """Return the mean [P] of the trusted ones (bool [n]) of updates [n, P]; zero when there is none."""
-    chosen = updates[trusted.to(updates.device)]
-    return chosen.mean(0) if len(chosen) else torch.zeros_like(updates[0])
+def mean_of_trusted(updates: Tensor, trusted: Tensor, factors: Tensor | None = None) -> Tensor:
+    """Return the mean of the trusted updates; zero when there is none.
+
+    Args:
+        updates: [n, P].
+        trusted: bool [n].
+        factors: what each update is multiplied by [n]; None: 1.
+
+    Returns:
+        The mean [P].
+    """
+    if not trusted.any():
+        return torch.zeros_like(updates[0])
+    chosen = trusted.to(updates.device)
+    scale = updates.new_ones(len(updates)) if factors is None else factors.to(updates)
+    return by_columns(lambda block: (block[chosen] * scale[chosen, None]).mean(0), updates)
+
+
+def of_participants(memory: Tensor, view: ServerView) -> Tensor:
+    """Return the participants' rows [n, ...] of a memory of all clients, uncopied when all take part."""
+    everyone = len(view.clients) == len(memory)
+    return memory if everyone else memory[view.clients.to(memory.device)]
 
 
 def everybody(updates: Tensor) -> Tensor:
@@ -209,4 +241,4 @@ def everybody(updates: Tensor) -> Tensor:
 
 def finite_rows(updates: Tensor) -> Tensor:
     """Return which updates [n, P] hold only finite numbers, bool [n]."""
-    return updates.isfinite().all(1)
+    return by_rows(lambda rows: rows.isfinite().all(1), updates)

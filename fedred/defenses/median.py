@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from fedred.defenses.geometry import by_columns
 from fedred.defenses.interface import ServerView, Traits, Verdict, everybody, judge_finite
 from fedred.options import check_options, option
 from fedred.papers import YIN, Paper
@@ -35,13 +36,18 @@ class Median:
 
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P] by their median [P]."""
-        aggregate = updates.median(0).values if self.even == "lower" else middle_of(updates)
-        return Verdict(aggregate, everybody(updates))
+        median = lower_of if self.even == "lower" else middle_of
+        return Verdict(by_columns(median, updates), everybody(updates))
+
+
+def lower_of(updates: Tensor) -> Tensor:
+    """Return the median over the first axis: the lower of the two values of an even number."""
+    return updates.median(0).values
 
 
 def middle_of(updates: Tensor) -> Tensor:
     """Return the usual median over the first axis: the middle of the two values of an even number."""
-    lower = updates.median(0).values
+    lower = lower_of(updates)
     if len(updates) % 2:
         return lower
     upper = -(-updates).median(0).values

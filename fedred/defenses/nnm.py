@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from fedred.defenses.geometry import pairwise_distances
+from fedred.defenses.geometry import group_means, pairwise_distances
 from fedred.defenses.interface import (
     Defense,
     ServerView,
@@ -68,4 +67,4 @@ def mixtures(updates: Tensor, count: int) -> Tensor:
     """Return for each of updates [n, P] the mean of the `count` nearest ones, itself the first."""
     distances = pairwise_distances(updates)
     distances.fill_diagonal_(-1)
-    return torch.stack([updates[near].mean(0) for near in distances.argsort(1)[:, :count]])
+    return group_means(updates, distances.argsort(1)[:, :count].unbind())

@@ -5,8 +5,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedred.defenses.geometry import clip_norms, norms
-from fedred.defenses.interface import ServerView, Traits, Verdict, everybody, judge_finite
+from fedred.defenses.geometry import clip_factors, norms
+from fedred.defenses.interface import (
+    ServerView,
+    Traits,
+    Verdict,
+    everybody,
+    judge_finite,
+    mean_of_trusted,
+)
 from fedred.defenses.median import middle_of
 from fedred.options import check_options, option
 from fedred.papers import Paper
@@ -44,5 +51,6 @@ class NormBound:
 
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P] by the mean of the clipped ones [P]."""
-        limit = middle_of(norms(updates)) if self.bound is None else self.bound
-        return Verdict(clip_norms(updates, limit).mean(0), everybody(updates))
+        lengths, all_of_them = norms(updates), everybody(updates)
+        factors = clip_factors(lengths, middle_of(lengths) if self.bound is None else self.bound)
+        return Verdict(mean_of_trusted(updates, all_of_them, factors), all_of_them)

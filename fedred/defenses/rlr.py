@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.fedavg import FedAvg
+from fedred.defenses.geometry import by_columns
 from fedred.defenses.interface import Defense, ServerView, Traits, Verdict, judge_finite
 from fedred.options import check_options, option
 from fedred.papers import Paper
@@ -54,6 +55,6 @@ class RLR:
         """Aggregate updates [n, P] with a sign for every coordinate."""
         needed = len(updates) // 3 + 1 if self.agreement is None else self.agreement
         verdict = self.aggregator(updates, view)
-        surplus = updates.sign().sum(0).abs()
+        surplus = by_columns(lambda block: block.sign().sum(0).abs(), updates)
         rates = torch.where(surplus >= needed, 1.0, -1.0)
         return verdict._replace(aggregate=rates.to(updates) * verdict.aggregate)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.clustering import largest_cluster, mean_shift
-from fedred.defenses.geometry import clip_norms, norms
+from fedred.defenses.geometry import by_rows, clip_factors, norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
 from fedred.defenses.median import middle_of
 from fedred.options import check_options, option
@@ -56,10 +56,12 @@ class SignGuard:
         limit = middle_of(lengths)
         usual = (lengths >= self.lower * limit) & (lengths <= self.upper * limit)
         count = max(1, round(self.share * updates.shape[1]))
-        subset = np.sort(view.generator.choice(updates.shape[1], count, replace=False))
-        alike = largest_cluster(mean_shift(sign_statistics(updates[:, torch.from_numpy(subset)])))
-        trusted = usual.cpu() & alike
-        return Verdict(mean_of_trusted(clip_norms(updates, limit), trusted), trusted)
+        drawn = np.sort(view.generator.choice(updates.shape[1], count, replace=False))
+        subset = torch.from_numpy(drawn).to(updates.device)
+        signs = by_rows(lambda rows: sign_statistics(rows[:, subset]), updates)
+        trusted = usual.cpu() & largest_cluster(mean_shift(signs))
+        factors = clip_factors(lengths, limit)
+        return Verdict(mean_of_trusted(updates, trusted, factors), trusted)
 
 
 def sign_statistics(updates: Tensor) -> Tensor:

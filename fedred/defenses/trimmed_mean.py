@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fedred.defenses.geometry import by_columns
 from fedred.defenses.interface import (
     ServerView,
     Traits,
@@ -47,4 +48,5 @@ class TrimmedMean:
         """Aggregate updates [n, P] by their trimmed mean [P]."""
         n = len(updates)
         f = a_third(self.tolerated, n)
-        return Verdict(updates.sort(0).values[f : n - f].mean(0), everybody(updates))
+        mean = by_columns(lambda block: block.sort(0).values[f : n - f].mean(0), updates)
+        return Verdict(mean, everybody(updates))

@@ -16,7 +16,6 @@ from fedred.attacks.interface import Forged, train_honestly
 from fedred.defenses.interface import Verdict
 from fedred.simulation import Federation, initial_state, local_updates, play_round
 
-CHUNK = 16
 NOT_ENTERED = (type, ModuleType, BuiltinFunctionType)
 HONEST, MALICIOUS = list(range(6)), [6, 7]
 
@@ -63,7 +62,7 @@ def plain():
 def after_one_round():
     """A state in which the model has moved."""
     world = replace(plain(), attack=Spy(), defense=Recorder())
-    return replace(play_round(world, initial_state(world), CHUNK)[0], attack={})
+    return replace(play_round(world, initial_state(world))[0], attack={})
 
 
 def state_of(round):
@@ -73,13 +72,13 @@ def state_of(round):
 def trained(round):
     """The updates of all clients before anybody forges, by client id."""
     weights = state_of(round).weights
-    return local_updates(plain(), weights, torch.arange(8), round, CHUNK)
+    return local_updates(plain(), weights, torch.arange(8), round)
 
 
 def spied(knowledge, round=1, **changes):
     """What the spy was shown: its own updates, the bytes behind them, and its view."""
     spy = Spy(knowledge)
-    play_round(replace(plain(), attack=spy, **changes), state_of(round), CHUNK)
+    play_round(replace(plain(), attack=spy, **changes), state_of(round))
     (shown,) = spy.shown
     return shown
 
@@ -237,8 +236,8 @@ def test_public_facts_are_those_of_the_round():
 def test_an_attack_finds_the_memory_it_returned():
     spy = Spy()
     world = replace(plain(), attack=spy)
-    state, _ = play_round(world, initial_state(world), CHUNK)
-    play_round(world, state, CHUNK)
+    state, _ = play_round(world, initial_state(world))
+    play_round(world, state)
     (_, _, first), (_, _, second) = spy.shown
     assert not first.state
     assert torch.equal(second.state["memory"], torch.ones(2))
@@ -258,7 +257,7 @@ def with_other_data(client):
 def received(world, attack, round):
     """What the server receives in one round [8, P]."""
     recorder = Recorder()
-    play_round(replace(world, attack=attack, defense=recorder), state_of(round), CHUNK)
+    play_round(replace(world, attack=attack, defense=recorder), state_of(round))
     return recorder.received[0]
 
 

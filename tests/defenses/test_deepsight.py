@@ -48,7 +48,7 @@ def test_energies_and_exceedings_by_hand():
     weights = torch.tensor([[[1.0, -1.0], [0.0, 0.0], [0.0, 0.0]]])
     biases = torch.tensor([[-1.0, 1.0, 0.0]])
     energies = normalised_energies(weights, biases)
-    torch.testing.assert_close(energies, torch.tensor([[0.9, 0.1, 0.0]]))
+    torch.testing.assert_close(energies, torch.tensor([[0.9, 0.1, 0.0]], dtype=torch.float64))
     assert threshold_exceedings(energies).tolist() == [1]
     assert threshold_exceedings(torch.tensor([[0.5, 0.4, 0.1]])).tolist() == [2]
     assert threshold_exceedings(torch.zeros(1, 3)).tolist() == [0]

@@ -1,6 +1,7 @@
 """Lengths, angles and distances hold for updates of any size."""
 
 import numpy as np
+import pytest
 import torch
 from defense_support import normal
 from hypothesis import given
@@ -8,9 +9,12 @@ from hypothesis import strategies as st
 
 from fedred.defenses import geometry
 from fedred.defenses.geometry import (
-    clip_norms,
+    by_columns,
+    by_rows,
+    clip_factors,
     cosine_similarities,
     gram_matrix,
+    group_means,
     norms,
     pairwise_distances,
     unit_rows,
@@ -28,7 +32,7 @@ def test_norms_are_those_of_float64_at_any_scale(shape, scale):
 @given(SHAPES, st.floats(0.1, 3))
 def test_clipping_shortens_what_is_too_long_and_touches_nothing_else(shape, limit):
     rows = normal(*shape)
-    clipped = clip_norms(rows, limit)
+    clipped = rows * clip_factors(norms(rows), limit)[:, None]
     expected = rows.norm(dim=1).clamp(max=limit)
     torch.testing.assert_close(clipped.norm(dim=1), expected)
     torch.testing.assert_close(unit_rows(clipped), unit_rows(rows))
@@ -38,8 +42,9 @@ def test_clipping_shortens_what_is_too_long_and_touches_nothing_else(shape, limi
 
 def test_a_limit_may_be_given_for_every_row():
     rows = torch.tensor([[3.0, 4.0], [6.0, 8.0], [0.0, 0.0]])
-    clipped = clip_norms(rows, torch.tensor([1.0, 20.0, 1.0]))
-    torch.testing.assert_close(clipped, torch.tensor([[0.6, 0.8], [6.0, 8.0], [0.0, 0.0]]))
+    factors = clip_factors(norms(rows), torch.tensor([1.0, 20.0, 1.0]))
+    expected = torch.tensor([[0.6, 0.8], [6.0, 8.0], [0.0, 0.0]]).double()
+    torch.testing.assert_close(rows * factors[:, None], expected)
 
 
 def test_cosines_of_huge_tiny_and_zero_updates():
@@ -74,7 +79,46 @@ def test_a_distance_that_overflows_is_infinite_and_never_nan():
     assert not pairwise_distances(rows).isnan().any()
 
 
-def test_inner_products_are_summed_over_blocks(monkeypatch):
-    monkeypatch.setattr(geometry, "COORDINATES", 7)
-    rows = normal(1, 4, 30).float()
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 64 columns, or of one row."""
+    monkeypatch.setattr(geometry, "ENTRIES", 1)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_inner_products_are_summed_over_blocks():
+    rows, center = normal(1, 4, 200).float(), normal(2, 200).float()
+    centred = (rows - center).double()
     torch.testing.assert_close(gram_matrix(rows), rows.double() @ rows.double().T)
+    torch.testing.assert_close(gram_matrix(rows, center), centred @ centred.T)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_lengths_and_angles_are_seen_from_a_center():
+    rows, center = normal(1, 4, 200).float(), normal(2, 200).float()
+    assert torch.equal(norms(rows, center), norms(rows - center))
+    assert torch.equal(cosine_similarities(rows, center), cosine_similarities(rows - center))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_sums_over_clients_keep_every_bit_in_blocks_of_columns():
+    rows, vector = normal(1, 9, 1000).float(), normal(2, 1000).float()
+    assert torch.equal(by_columns(lambda block: block.mean(0), rows), rows.mean(0))
+    moved = by_columns(lambda block, part: (block - part).sum(0), rows, vector)
+    assert torch.equal(moved, (rows - vector).sum(0))
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("n", [0, 1, 9])
+def test_a_function_of_every_client_in_blocks_of_rows(n):
+    rows, others = normal(1, n, 30), normal(2, n, 2)
+    found = by_rows(lambda block, other: block[:, :2] + other, rows, others)
+    assert torch.equal(found, rows[:, :2] + others)
+    assert by_rows(lambda block: block.isfinite().all(1), rows).dtype == torch.bool
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_means_of_groups_by_hand():
+    rows = normal(1, 4, 200).float()
+    found = group_means(rows, (torch.tensor([2]), torch.tensor([0, 3])))
+    assert torch.equal(found, torch.stack([rows[2], rows[[0, 3]].mean(0)]))

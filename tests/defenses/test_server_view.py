@@ -55,7 +55,7 @@ def what_a_rule_is_shown():
     SEEN.clear()
     state = initial_state(fed)
     for _ in range(2):
-        state, _ = play_round(fed, state, chunk=8)
+        state, _ = play_round(fed, state)
     return fed, reachable(*SEEN)
 
 
@@ -125,6 +125,6 @@ def test_no_verdict_depends_on_who_is_called_malicious(name):
 def rounds_of(fed, rounds=2):
     state, played = initial_state(fed), []
     for _ in range(rounds):
-        state, record = play_round(fed, state, chunk=8)
+        state, record = play_round(fed, state)
         played.append((state, record))
     return played

@@ -1,0 +1,84 @@
+"""The memory of a round and of many rounds: one matrix of updates, and nothing that grows."""
+
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import DEFENSE, federation
+
+from benchmarks.aggregation_memory import can_forget
+from benchmarks.measure import forget_peak_memory, peak_memory
+from fedred.attacks.sign_flip import SignFlip
+from fedred.defenses.median import Median
+from fedred.local_training import LocalTraining
+from fedred.models import MLP, flat_model
+from fedred.simulation import Federation, initial_state, play_round, simulate
+
+pytestmark = pytest.mark.skipif(
+    not can_forget(), reason="only Linux starts the measurement of a peak anew"
+)
+
+CPU = torch.device("cpu")
+MEBIBYTE = 2**20
+CLIENTS, WIDTH = 200, 3200
+
+
+def wide(defense, attack):
+    """Many clients with one image each of a network with many parameters."""
+    images = torch.from_numpy(
+        np.random.default_rng(0).standard_normal((CLIENTS, 1, 1, 9, 9), "float32")
+    )
+    malicious = torch.arange(CLIENTS) >= CLIENTS - 20
+    return Federation(
+        model=flat_model(MLP(width=WIDTH), (1, 9, 9), 10),
+        clients=tuple((image, torch.tensor([i % 10])) for i, image in enumerate(images)),
+        test_images=images[:2, 0],
+        test_labels=torch.tensor([0, 1]),
+        malicious=malicious,
+        attack=attack,
+        defense=defense,
+        training=LocalTraining(lr=0.01),
+        rounds=1,
+        clients_per_chunk=8,
+    )
+
+
+def growth_of_a_round():
+    """Return the bytes of a round's matrix of updates, and by how much the round raises the peak."""
+    torch.set_num_threads(1)
+    fed = wide(Median(), SignFlip())
+    state = initial_state(fed)
+    few = replace(fed, clients=fed.clients[:24], malicious=fed.malicious[-24:])
+    play_round(few, initial_state(few))
+    forget_peak_memory(CPU)
+    before = peak_memory(CPU)
+    play_round(fed, state)
+    return CLIENTS * fed.model.size * 4, peak_memory(CPU) - before
+
+
+def test_a_round_holds_one_matrix_of_updates_and_little_else():
+    # In a process of its own: one that held more before would take the matrix from what it kept.
+    with get_context("spawn").Pool(1) as fresh:
+        matrix, growth = fresh.apply(growth_of_a_round)
+    assert matrix > 200 * MEBIBYTE
+    assert matrix * 0.9 < growth < 1.5 * matrix
+
+
+def resident():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def test_nothing_grows_over_200_rounds():
+    brief = {**DEFENSE["reconstruction"], "first_iterations": 4, "later_iterations": 4}
+    defense = {**DEFENSE, "exclusion": "round", "reconstruction": brief}
+    fed = federation(attack="min_max", defense=defense, rounds=200)
+    early = 0
+    for state, _ in simulate(fed, initial_state(fed)):
+        if state.round == 40:
+            early = resident()
+    assert state.round == 200
+    assert resident() - early < 8 * MEBIBYTE
