@@ -5,6 +5,7 @@ the images of its clients once, when it starts. There is no DataLoader and there
 """
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedred.errors import UserError
+from fedred.errors import UserError, shortened
 from fedred.files import (
     Tensors,
     Texts,
@@ -45,6 +46,7 @@ DIGITS_TEST_SAMPLES = 360
 DIGITS_SCALE = 16.0
 BYTE_SCALE = 255.0
 
+LONGEST_NAME = 200
 IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 DECODED_MODE = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
@@ -317,9 +319,11 @@ class ImageFolder:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if Path(self.folder).is_absolute() or ".." in Path(self.folder).parts:
+        inside = not Path(self.folder).is_absolute() and ".." not in Path(self.folder).parts
+        if not (inside and self.folder.isprintable() and len(self.folder) <= LONGEST_NAME):
             raise UserError(
-                f"ImageFolder.folder is '{self.folder}': it must be a path inside the data folder"
+                f"ImageFolder.folder is '{shortened(self.folder)}': it must be a path inside the "
+                f"data folder, printable, and no longer than {LONGEST_NAME} characters"
             )
 
     def load(self, root: Path, download: bool) -> Dataset:
@@ -384,7 +388,7 @@ def _mean_and_std(images: Tensor, scale: float) -> Normalisation:
 
 
 def _require_folder(root: Path) -> None:
-    if not root.is_dir():
+    if not os.path.isdir(root):  # never an error, whatever the name
         raise UserError(
             f"the data folder {root} does not exist: make it, or name another one in FEDRED_DATA"
         )
@@ -404,7 +408,9 @@ def _read_idx_pair(raw: Path, part: str) -> Samples:
             f"{image_file} holds {len(images)} images but {label_file.name} holds {len(labels)} "
             "labels: delete both and allow the download"
         )
-    if labels.size == 0 or labels.max() > 9:
+    if images.size == 0:
+        raise UserError(f"{image_file} holds no pixel: delete it and allow the download")
+    if labels.max() > 9:
         raise UserError(f"{label_file} must hold labels 0 to 9: delete it and allow the download")
     return images[:, None], labels
 
@@ -600,4 +606,37 @@ def load_dataset(path: Path, verify: bool = True) -> Dataset:
         )
     if verify:
         require_checksum(path, dataset.checksum, texts)
+        with told(f"{path} is not a whole data set: delete it and build it again"):
+            _require_sound(dataset)
     return dataset
+
+
+def _require_sound(dataset: Dataset) -> None:
+    """Refuse what no source makes, whatever checksum a file claims.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    for part in ("train", "test"):
+        images, labels = (dataset.tensors[f"{part}_{kind}"] for kind in ("images", "labels"))
+        _require(f"{part}_images", images.dtype == torch.uint8 and images.dim() == 4)
+        _require(f"{part}_images", images.shape[1:] == dataset.train_images.shape[1:])
+        _require(f"{part}_images", images.numel() > 0)
+        _require(f"{part}_labels", labels.dtype == torch.int64)
+        _require(f"{part}_labels", labels.shape == images.shape[:1])
+        _require(f"{part}_labels", 0 <= labels.min() <= labels.max() < len(dataset.classes))
+    _require("classes", all(isinstance(name, str) for name in dataset.classes))
+    channels = dataset.input_shape[0]
+    for name, values in (("mean", dataset.mean), ("std", dataset.std)):
+        _require(name, len(values) == channels and all(map(_is_finite, values)))
+    _require("std", min(dataset.std) > 0)
+    _require("scale", _is_finite(dataset.scale) and dataset.scale > 0)
+
+
+def _require(name: str, sound: object) -> None:
+    if not sound:
+        raise ValueError(f"its {name} cannot be those of a data set")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)

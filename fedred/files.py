@@ -4,13 +4,14 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedred.errors import UserError
+from fedred.errors import UserError, WriteError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,25 +22,62 @@ Texts = dict[str, str]
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; rename it on success, remove it on failure.
+    """Yield a name in a temporary folder beside `path`; rename it on success, remove it on failure.
 
-    Nothing half-written ever stands under the final name. Missing folders are made.
+    Nothing half-written ever stands under the final name, not even after a loss of power. A folder,
+    because some libraries write to temporary files of their own. Missing folders are made.
+
+    Raises:
+        WriteError: when there is no room, or no right to write.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = folder / path.name
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         # Some libraries make files that only their owner can read: start from the usual rights.
         temporary.touch()
         rights = temporary.stat().st_mode
         yield temporary
         temporary.chmod(rights)
+        _bring_to_disk(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        raise WriteError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def told(sentence: str) -> Iterator[None]:
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; give it that name on success, remove it on failure.
+
+    Raises:
+        WriteError: when there is no room, or no right to write.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise WriteError(f"{path} could not be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _bring_to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder that only this process works in."""
+    for temporary in folder.glob(".*.tmp"):
+        shutil.rmtree(temporary)
+
+
+@contextlib.contextmanager
+def told(sentence: str, kind: type[UserError] = UserError) -> Iterator[None]:
     """Turn any error of a library that reads or writes files into one sentence for the user."""
     try:
         yield
@@ -47,7 +85,7 @@ def told(sentence: str) -> Iterator[None]:
         raise
     except Exception as error:  # on damaged input these libraries raise errors of nearly any type
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{sentence}: {reason}") from error
+        raise kind(f"{sentence}: {reason}") from error
 
 
 def checksum_of(tensors: Mapping[str, "Tensor"], texts: Mapping[str, str]) -> str:
@@ -69,12 +107,12 @@ def write_tensors(tensors: Mapping[str, "Tensor"], texts: Mapping[str, str], pat
         path: the file; missing folders are made.
 
     Raises:
-        UserError: when the file cannot be written.
+        WriteError: when the file cannot be written.
     """
     from safetensors.torch import save_file
 
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with told(f"{path} could not be written"), written_whole(path) as temporary:
+    with told(f"{path} could not be written", WriteError), written_whole(path) as temporary:
         save_file(whole, temporary, metadata=dict(texts))
 
 
@@ -90,7 +128,7 @@ def read_tensors(path: Path, kind: str) -> tuple[Tensors, Texts]:
     """
     from safetensors import safe_open
 
-    if not path.is_file():
+    if not os.path.isfile(path):  # never an error, whatever the name
         raise UserError(f"the {kind} {path} does not exist: build it first")
     with (
         told(f"{path} is not a whole {kind}: delete it and build it again"),

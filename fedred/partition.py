@@ -439,7 +439,29 @@ def load_partition(path: Path) -> ClientIndices:
         )
         computed = partition.checksum
     require_checksum(path, computed, texts)
+    with told(f"{path} is not a whole partition: delete it and build it again"):
+        _require_sound(partition)
     return partition
+
+
+def _require_sound(partition: ClientIndices) -> None:
+    """Refuse what no method deals, whatever checksum a file claims.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    counts, held = partition.counts, torch.cat(partition.indices)
+    if held.dtype != torch.int64 or held.dim() != 1 or len(np.unique(held)) < len(held):
+        raise ValueError("its indices must be whole numbers, each held once")
+    if int(partition.sizes.min()) < 1 or int(held.min()) < 0:
+        raise ValueError("every client must hold samples, counted from 0")
+    if counts.dtype != torch.int64 or counts.dim() != 2 or int(counts.min()) < 0:
+        raise ValueError("its counts must be whole numbers for each client and class")
+    if not torch.equal(counts.sum(1), partition.sizes):
+        raise ValueError("its counts are not those of its indices")
+    names = partition.class_names
+    if len(names) not in (0, counts.shape[1]) or not all(isinstance(n, str) for n in names):
+        raise ValueError("its classes must be one name for each class")
 
 
 def _content(partition: ClientIndices) -> tuple[Tensors, Texts]:

@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -58,3 +60,16 @@ class RunProgress:
         due = state.round % max(1, self.rounds // LINES) == 0 or state.round == self.rounds
         if due and not self.terminal:
             log.info("round %d of %d: %s", state.round, self.rounds, status)
+
+
+@contextmanager
+def work_bar(total: int, console: Console) -> Iterator[Callable[[int], None]]:
+    """Yield what is told the work done; it draws a bar in a terminal.
+
+    Args:
+        total: all the work.
+        console: where the bar is drawn.
+    """
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reconstructing", total=total)
+        yield lambda done: bar.update(task, advance=done)

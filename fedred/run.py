@@ -2,11 +2,13 @@
 
 import logging
 import math
+import resource
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, Protocol, Self
 
@@ -17,12 +19,25 @@ from torch import Tensor
 from fedred import rng
 from fedred.datasets import Dataset
 from fedred.errors import UserError
+from fedred.execution import (
+    Execution,
+    choose_clients_per_chunk,
+    choose_to_compile,
+    forward_operations,
+)
 from fedred.metrics import average_detection
 from fedred.models import flat_model
 from fedred.partition import ClientIndices, description
 from fedred.provenance import versions
 from fedred.run_folder import RunFolder
-from fedred.simulation import Federation, Record, State, initial_state, simulate
+from fedred.simulation import (
+    Federation,
+    Record,
+    State,
+    initial_state,
+    participants_of,
+    simulate,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,20 +50,26 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """When to save and when to stop: rounds between two checkpoints, and seconds (None: no limit)."""
+    """When to save and when to stop: rounds between two checkpoints, a moment of time.monotonic()."""
 
     checkpoint_every: int = 5
-    max_seconds: float | None = None
+    deadline: float = math.inf
+
+
+RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
+ECHO_SECONDS = 2.0
+"""At a time limit SLURM sends SIGTERM twice within some milliseconds: to the job, and to its step."""
 
 
 @dataclass
 class StopRequest(AbstractContextManager["StopRequest"]):
     """Notes SIGTERM and SIGINT while it is entered; the round in progress is finished first.
 
-    A second signal of the same kind has its usual effect.
+    A signal that comes later than ECHO_SECONDS after the first has its usual effect.
     """
 
     signal: int | None = None
+    _since: float = 0.0
     _before: dict[int, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -57,8 +78,12 @@ class StopRequest(AbstractContextManager["StopRequest"]):
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(number, self._before[number])
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._since = number, now
+        elif now - self._since > ECHO_SECONDS:
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
@@ -79,21 +104,24 @@ class Stopped(Exception):  # noqa: N818 (no error)
 
 
 def assemble(
-    settings: Any, dataset: Dataset, clients: ClientIndices, device: torch.device
+    settings: Any,
+    dataset: Dataset,
+    clients: ClientIndices,
 ) -> Federation:
-    """Build the federation that the settings describe.
+    """Build the federation that the settings describe, in main memory.
 
     Args:
         settings: checked settings (`fedred.config.Settings`).
         dataset: training and test images.
         clients: who holds which training images.
-        device: where to compute.
 
     Raises:
         UserError: when the partition was made from another data set, or an option does not fit the data.
     """
     if clients.dataset_checksum != dataset.checksum:
         raise UserError("the partition was made from another data set: make it anew")
+    if max(int(index.max()) for index in clients.indices) >= len(dataset.train_labels):
+        raise UserError("the partition deals samples that the data set does not hold: make it anew")
     wanted = (settings.dataset.name, description(settings.partition.build(), settings.seed))
     for found, asked in zip((dataset.name, clients.made_by), wanted, strict=True):
         if found != asked:
@@ -110,7 +138,7 @@ def assemble(
     defense = settings.defense.build()
     malicious = torch.zeros(len(clients.indices), dtype=torch.bool)
     malicious[len(malicious) - settings.malicious :] = True
-    federation = Federation(
+    return Federation(
         model=flat_model(settings.model.build(), dataset.input_shape, classes),
         clients=tuple(
             (dataset.normalise(dataset.train_images[index]), dataset.train_labels[index])
@@ -128,7 +156,29 @@ def assemble(
         clean=clean_data(dataset, clients, defense.traits.clean_samples, settings.seed),
         seed=settings.seed,
     )
-    return federation.to(device)
+
+
+def executed(federation: Federation, device: torch.device, execution: Execution) -> Federation:
+    """Return a federation on a device, with the choices of speed and memory made for its size.
+
+    Args:
+        federation: as `assemble` builds it.
+        device: where to compute.
+        execution: what the user chose.
+    """
+    federation = federation.to(device)
+    model = federation.model
+    participants = participants_of(federation.participation, len(federation.clients))
+    chunk = execution.clients_per_chunk or choose_clients_per_chunk(model, device, participants)
+    compiled = choose_to_compile(execution.compile, device, training_operations(federation))
+    return replace(federation, model=replace(model, compiled=compiled), clients_per_chunk=chunk)
+
+
+def training_operations(federation: Federation) -> float:
+    """Return the floating-point operations of all local training of a run; backward costs two forward."""
+    samples = sum(len(labels) for _, labels in federation.clients)
+    passes = federation.rounds * federation.participation * federation.training.epochs
+    return 3.0 * forward_operations(federation.model) * samples * passes
 
 
 def clean_data(
@@ -157,30 +207,53 @@ def run(
     """Play all rounds that are left, from the checkpoint if there is one, and write the results.
 
     Raises:
-        Stopped: when asked to stop by a signal or by `limits.max_seconds`; a checkpoint is written.
+        Stopped: when asked to stop by a signal or by `limits.deadline`; a checkpoint is written.
     """
     made_by = versions()
-    resumed = folder.load_checkpoint(federation.device)
-    state, records = resumed or (initial_state(federation), [])
+    computed = how_computed(federation)
+    first, observe = initial_state(federation), folder.recorder(federation.malicious)
+    state, records = folder.load_checkpoint(first, computed) or (first, [])
     if records:
         log.info("resuming after round %d of %d", state.round, federation.rounds)
-    seconds = math.inf if limits.max_seconds is None else limits.max_seconds
-    deadline = time.monotonic() + seconds
     with StopRequest() as stop:
-        for state, record in simulate(federation, state):  # noqa: B020
+        for state, record in simulate(federation, state, observe):  # noqa: B020
             records.append(record)
             if progress:
                 progress.update(state, record)
             if state.round == federation.rounds:
                 break
-            ends = stop.signal is not None or time.monotonic() >= deadline
+            ends = stop.signal is not None or time.monotonic() >= limits.deadline
             if ends or state.round % limits.checkpoint_every == 0:
-                folder.save_checkpoint(state, records)
+                folder.save_checkpoint(state, records, computed)
             if ends:
                 raise Stopped(state.round, stop.signal)
-        folder.write_results(
-            state, records, {**summarise_run(federation, records), "versions": made_by}
-        )
+        summary = {"memory": memory_of(federation, state), "versions": made_by}
+        folder.write_results(state, records, {**summarise_run(federation, records), **summary})
+
+
+def how_computed(federation: Federation) -> str:
+    """Return what decides the last bits of a run besides its settings, data and code."""
+    parts = [
+        f"PyTorch {torch.__version__} on {federation.device.type}",
+        f"{torch.get_num_threads()} threads",
+        f"{federation.clients_per_chunk} clients at once",
+        "compiled" if federation.model.compiled else "not compiled",
+    ]
+    if federation.device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+        parts.append("TF32")
+    return ", ".join(parts)
+
+
+def memory_of(federation: Federation, state: State) -> dict[str, int]:
+    """Return bytes: the peak of this process (on a GPU that of its tensors), and what the defense keeps.
+
+    The peak is that of the process that finished the run; it depends on the machine.
+    """
+    if federation.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(federation.device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT
+    return {"peak": peak, "defense": sum(kept.nbytes for kept in state.defense.values())}
 
 
 def summarise_run(federation: Federation, records: Sequence[Record]) -> dict[str, Any]:
@@ -191,6 +264,7 @@ def summarise_run(federation: Federation, records: Sequence[Record]) -> dict[str
     seconds = {part: sum(r.seconds[part] for r in records) for part in records[-1].seconds}
     return {
         "device": str(federation.device),
+        "computed": how_computed(federation),
         "timings": {part: round(total, 3) for part, total in seconds.items()},
         "selects": federation.defense.traits.selects,
         "final": {**{name: last[name] for name in rates}, **average_detection(summaries)},

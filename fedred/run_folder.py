@@ -16,12 +16,27 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from fedred.defenses.interface import ServerView
 from fedred.errors import UserError
-from fedred.files import read_tensors, write_tensors, written_whole
+from fedred.files import (
+    Tensors,
+    Texts,
+    checksum_of,
+    read_tensors,
+    remove_unfinished,
+    require_checksum,
+    told,
+    write_tensors,
+    written_whole,
+)
 from fedred.provenance import code_fingerprint
-from fedred.simulation import Record, State
+from fedred.recording import Recording, write_recording
+from fedred.simulation import Observer, Record, State
 
 log = logging.getLogger(__name__)
+
+RESULTS = ("model.safetensors", "rounds.csv", "clients.parquet")
+"""Files of a finished run beside `run.json`, which is written last."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -63,7 +78,7 @@ class RunFolder:
         return self.path / "checkpoint.safetensors"
 
     def is_complete(self) -> bool:
-        """Tell whether the finished results of these settings are here.
+        """Tell whether the finished results of these settings are here, all of them.
 
         Raises:
             UserError: when finished results of other settings are here; they are never overwritten.
@@ -73,46 +88,101 @@ class RunFolder:
             return False
         try:
             found = json.loads(summary.read_text(encoding="utf-8"))["fingerprint"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f"{summary} is not the summary of a run: remove it first") from None
         if found != self.fingerprint:
             raise UserError(
                 f"{self.path} holds a finished run of other settings, data or code: "
                 "choose another folder with --out, or remove it first"
             )
-        return True
+        there = [self.path / name for name in RESULTS] + self.recordings(
+            self.settings.get("rounds", 0)
+        )
+        return all(path.exists() for path in there)
 
-    def save_checkpoint(self, state: State, records: Sequence[Record]) -> None:
-        """Write the state and the history of all rounds so far, whole or not at all."""
+    def recordings(self, last: int) -> list[Path]:
+        """Return the files of the recorded rounds up to round `last`."""
+        rounds = self.settings.get("record", ())
+        return [self._recording(round) for round in rounds if round <= last]
+
+    def _recording(self, round: int) -> Path:
+        return self.path / "updates" / f"round-{round:04}.safetensors"
+
+    def recorder(self, malicious: Tensor) -> Observer:
+        """Return what writes the updates of the rounds to be recorded.
+
+        Args:
+            malicious: ground truth, bool [clients].
+        """
+
+        def observe(updates: Tensor, view: ServerView) -> None:
+            if view.round in self.settings.get("record", ()):
+                recording = Recording.of(updates, view, malicious, self.settings)
+                write_recording(recording, self._recording(view.round))
+
+        return observe
+
+    def tidy(self) -> None:
+        """Remove what killed processes left and is of no use; only for who owns the folder."""
+        if self.is_complete():
+            self.checkpoint.unlink(missing_ok=True)
+        remove_unfinished(self.path)
+        remove_unfinished(self.path / "updates")
+
+    def save_checkpoint(self, state: State, records: Sequence[Record], computed: str) -> None:
+        """Write the state and the history of all rounds so far, whole or not at all.
+
+        Args:
+            state: after the last round.
+            records: of all rounds.
+            computed: what decides the last bits besides settings, data and code.
+        """
         marks = {
             "kind": "checkpoint",
             "fingerprint": self.fingerprint,
             "round": str(state.round),
             "columns": json.dumps(_columns(records)),
-            "computed": _computed(state.weights.device),
+            "computed": computed,
         }
-        write_tensors({**_pack_state(state), **_pack_records(records)}, marks, self.checkpoint)
+        tensors = {**_pack_state(state), **_pack_records(records)}
+        marks["checksum"] = checksum_of(tensors, marks)
+        write_tensors(tensors, marks, self.checkpoint)
 
-    def load_checkpoint(self, device: torch.device) -> tuple[State, list[Record]] | None:
-        """Return where to resume, or None; a torn or foreign checkpoint is set aside with one line."""
+    def load_checkpoint(self, first: State, computed: str) -> tuple[State, list[Record]] | None:
+        """Return where to resume, or None; a torn or foreign checkpoint is set aside with one line.
+
+        Args:
+            first: the state before the first round, on the device where to compute.
+            computed: as in `save_checkpoint`.
+        """
         if not self.checkpoint.exists():
             return None
         try:
-            tensors, marks = read_tensors(self.checkpoint, "checkpoint")
+            with told("whatever is wrong in it"):
+                tensors, marks = self._read_checkpoint()
+                reason = self._misfit(marks, computed)
+                resumed = None if reason else _unpack(tensors, marks, first)
         except UserError:
-            self._set_aside("is torn")
-            return None
-        if marks.get("fingerprint") != self.fingerprint:
-            self._set_aside("belongs to other settings, data or code")
-            return None
-        if marks["computed"] != _computed(device):
-            self._set_aside(
-                f"was computed otherwise ({marks['computed']}, now {_computed(device)})"
-            )
-            return None
-        return _unpack_state(tensors, int(marks["round"]), device), _unpack_records(
-            tensors, json.loads(marks["columns"])
-        )
+            reason, resumed = "is torn", None
+        if reason:
+            self._set_aside(reason)
+        return resumed
+
+    def _read_checkpoint(self) -> tuple[Tensors, Texts]:
+        tensors, marks = read_tensors(self.checkpoint, "checkpoint")
+        written = {"checksum": marks.pop("checksum", "")}
+        require_checksum(self.checkpoint, checksum_of(tensors, marks), written)
+        return tensors, marks
+
+    def _misfit(self, marks: Mapping[str, str], computed: str) -> str:
+        """Return why a whole checkpoint must not be used, or nothing."""
+        if marks["fingerprint"] != self.fingerprint:
+            return "belongs to other settings, data or code"
+        if marks["computed"] != computed:
+            return f"was computed otherwise ({marks['computed']}, now {computed})"
+        if not all(path.exists() for path in self.recordings(int(marks["round"]))):
+            return "is later than updates that were recorded and are gone"
+        return ""
 
     def _set_aside(self, reason: str) -> None:
         aside = self.checkpoint.with_suffix(f".unusable-{time.time_ns()}")
@@ -123,21 +193,14 @@ class RunFolder:
         self, state: State, records: Sequence[Record], summary: dict[str, Any]
     ) -> None:
         """Write the files of a finished run, `run.json` last, and remove the checkpoint."""
-        write_tensors(
-            {"weights": state.weights}, {"kind": "model"}, self.path / "model.safetensors"
-        )
-        _write_rounds(self.path / "rounds.csv", records)
-        _write_clients(self.path / "clients.parquet", records)
+        model, rounds, clients = (self.path / name for name in RESULTS)
+        write_tensors({"weights": state.weights}, {"kind": "model"}, model)
+        _write_rounds(rounds, records)
+        _write_clients(clients, records)
         head = {"run": self.path.name, "settings": self.settings, "seed": self.settings["seed"]}
         marks = {"fingerprint": self.fingerprint, "inputs": dict(self.inputs)}
         write_json(self.path / "run.json", {**head, **summary, **marks})
         self.checkpoint.unlink(missing_ok=True)
-
-
-def _computed(device: torch.device) -> str:
-    """Return what decides the last bits besides settings, data and code."""
-    threads = f"{torch.get_num_threads()} threads"
-    return f"PyTorch {torch.__version__} on {device.type}, {threads}"
 
 
 STATE_TENSORS = ("weights", "previous_weights", "initial_weights", "excluded")
@@ -148,6 +211,20 @@ def _pack_state(state: State) -> dict[str, Tensor]:
     tensors |= {f"defense/{name}": tensor for name, tensor in state.defense.items()}
     tensors |= {f"attack/{name}": tensor for name, tensor in state.attack.items()}
     return tensors
+
+
+def _unpack(
+    tensors: Mapping[str, Tensor], marks: Mapping[str, str], first: State
+) -> tuple[State, list[Record]]:
+    state = _unpack_state(tensors, int(marks["round"]), first.weights.device)
+    records = _unpack_records(tensors, json.loads(marks["columns"]))
+    for name in STATE_TENSORS:
+        found, wanted = getattr(state, name), getattr(first, name)
+        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+            raise ValueError(f"its {name} is that of another run")
+    if state.round != len(records):
+        raise ValueError("its round is not the number of its records")
+    return state, records
 
 
 def _unpack_state(tensors: Mapping[str, Tensor], round: int, device: torch.device) -> State:

@@ -1,20 +1,23 @@
 """A run that was killed and started again ends with the same bytes as one that was not."""
 
-import json
+import os
+import pickle
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
 import yaml
+from command import FEDRED
+from run_results import same_results
 from small import DEFENSE, SETTINGS, federation, play
 
+from fedred.files import checksum_of, read_tensors, write_tensors
+from fedred.run import ECHO_SECONDS, StopRequest
 from fedred.run_folder import RunFolder
+from fedred.simulation import initial_state
 
-FEDRED = [sys.executable, "-c", "from fedred.cli import main; main()"]
-RESULTS = ("rounds.csv", "clients.parquet", "model.safetensors")
 LONG = {
     **SETTINGS,
     "model": {"name": "convnet", "width": 4, "depth": 2},
@@ -22,7 +25,7 @@ LONG = {
     "attack": {"name": "mpaf", "base": "random"},
     "defense": {**DEFENSE, "exclusion": "round"},
     "participation": 0.6,
-    "rounds": 40,
+    "rounds": 20,
 }
 
 
@@ -55,16 +58,6 @@ def wait_for_checkpoint(process, out, changed_since=None):
     raise TimeoutError("no checkpoint")
 
 
-def same_results(one, other):
-    for name in RESULTS:
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    summaries = [json.loads((folder / "run.json").read_text()) for folder in (one, other)]
-    for summary in summaries:
-        del summary["timings"]
-    assert summaries[0] == summaries[1]
-    assert not list(one.glob("checkpoint*"))
-
-
 def test_killed_twice_and_resumed_equals_undisturbed(config, undisturbed, tmp_path):
     out, seen = tmp_path / "run", None
     for _ in range(2):
@@ -91,11 +84,35 @@ def test_signals_stop_after_the_round_with_a_checkpoint(config, undisturbed, tmp
     same_results(out, undisturbed)
 
 
+def test_a_signal_that_is_sent_twice_at_once_stops_like_one(config, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    process = start(config, out)
+    wait_for_checkpoint(process, out)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert start(config, out).wait(timeout=200) == 0
+    same_results(out, undisturbed)
+
+
+def test_a_later_signal_stops_in_the_middle_of_a_round():
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        time.sleep(1.1 * ECHO_SECONDS)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_max_seconds_stops_after_a_round_and_goes_on(config, undisturbed, tmp_path):
     out = tmp_path / "run"
     process = start(config, out, "--max-seconds", 0)
     assert process.wait(timeout=60) == 75
-    assert "after round 1 of 40" in process.stderr.read()
+    assert "after round 1 of 20" in process.stderr.read()
     assert start(config, out).wait(timeout=200) == 0
     same_results(out, undisturbed)
 
@@ -105,10 +122,11 @@ def folder(path, **settings):
 
 
 def test_a_checkpoint_gives_back_every_bit(tmp_path):
-    state, records = play(federation(attack="mpaf", defense=DEFENSE))
+    played = federation(attack="mpaf", defense=DEFENSE)
+    state, records = play(played)
     place = folder(tmp_path)
-    place.save_checkpoint(state, records)
-    loaded = place.load_checkpoint(torch.device("cpu"))
+    place.save_checkpoint(state, records, "as now")
+    loaded = place.load_checkpoint(initial_state(played), "as now")
     assert loaded is not None
     again, history = loaded
     assert again.round == state.round
@@ -127,24 +145,85 @@ def test_a_checkpoint_gives_back_every_bit(tmp_path):
             torch.testing.assert_close(column, other.clients[name], rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("damage", ["torn", "foreign", "settings", "threads"])
-def test_a_checkpoint_that_does_not_fit_is_set_aside(tmp_path, caplog, monkeypatch, damage):
-    state, records = play(federation())
+@pytest.mark.parametrize("damage", ["torn", "foreign", "flipped", "settings", "computed"])
+def test_a_checkpoint_that_does_not_fit_is_set_aside(tmp_path, caplog, damage):
+    played = federation()
+    state, records = play(played)
     place = folder(tmp_path)
-    place.save_checkpoint(state, records)
-    content = place.checkpoint.read_bytes()
+    place.save_checkpoint(state, records, "as now")
+    content = bytearray(place.checkpoint.read_bytes())
     if damage == "torn":
         place.checkpoint.write_bytes(content[: len(content) // 2])
     if damage == "foreign":
         place.checkpoint.write_bytes(b"not a checkpoint at all")
-    if damage == "threads":
-        monkeypatch.setattr("torch.get_num_threads", lambda: 64)
+    if damage == "flipped":
+        content[-100] ^= 1
+        place.checkpoint.write_bytes(content)
     if damage == "settings":
         place = folder(tmp_path, rounds=7)
-    assert place.load_checkpoint(torch.device("cpu")) is None
+    now = "otherwise" if damage == "computed" else "as now"
+    is_set_aside(place, played, caplog, now)
+
+
+def is_set_aside(place, played, caplog, now="as now"):
+    assert place.load_checkpoint(initial_state(played), now) is None
     assert not place.checkpoint.exists()
-    assert len(list(tmp_path.glob("checkpoint.unusable-*"))) == 1
+    assert len(list(place.path.glob("checkpoint.unusable-*"))) == 1
+    assert len(caplog.messages) == 1
     assert "starting afresh" in caplog.text
+
+
+class Trap:
+    """What a pickle of this does when it is loaded: it makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("write", [pickle.dump, torch.save])
+def test_a_checkpoint_that_is_a_pickle_is_set_aside_and_not_obeyed(tmp_path, caplog, write):
+    place, trap = folder(tmp_path), tmp_path / "obeyed"
+    with place.checkpoint.open("wb") as file:
+        write(Trap(str(trap)), file)
+    is_set_aside(place, federation(), caplog)
+    assert not trap.exists()
+
+
+FORGED = {
+    "no weights": lambda tensors, marks: tensors.pop("state/weights"),
+    "short weights": lambda tensors, marks: tensors.update(
+        {"state/weights": tensors["state/weights"][1:].clone()}
+    ),
+    "whole weights": lambda tensors, marks: tensors.update(
+        {"state/weights": tensors["state/weights"].int()}
+    ),
+    "few clients": lambda tensors, marks: tensors.update(
+        {"state/excluded": tensors["state/excluded"][1:].clone()}
+    ),
+    "no column": lambda tensors, marks: tensors.pop("summary/accuracy"),
+    "no mark": lambda tensors, marks: marks.pop("computed"),
+    "round in words": lambda tensors, marks: marks.update(round="two"),
+    "round of the past": lambda tensors, marks: marks.update(round="-3"),
+    "round of the future": lambda tensors, marks: marks.update(round="9" * 30),
+    "columns of nothing": lambda tensors, marks: marks.update(columns="[]"),
+    "columns of half": lambda tensors, marks: marks.update(columns="{"),
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_a_forged_checkpoint_with_a_right_checksum_is_set_aside(tmp_path, caplog, forge):
+    played = federation()
+    state, records = play(played)
+    place = folder(tmp_path)
+    place.save_checkpoint(state, records, "as now")
+    tensors, marks = read_tensors(place.checkpoint, "checkpoint")
+    del marks["checksum"]
+    forge(tensors, marks)
+    write_tensors(tensors, marks | {"checksum": checksum_of(tensors, marks)}, place.checkpoint)
+    is_set_aside(place, played, caplog)
 
 
 def test_a_checkpoint_of_other_code_or_data_does_not_fit(tmp_path, monkeypatch):

@@ -1,79 +1,22 @@
 """The workflow, run for real on a tiny configuration in a copy of the project."""
 
 import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from small import DEFENSE, SETTINGS
+from workflow_support import TINY, copy_project, jobs, snakemake, tiny_jobs
 
+from fedred.config import TABLES
 from fedred.plan import gpus_per_run, make_plan
 
-TINY = {
-    "experiments": {
-        "tiny": {
-            "base": {**SETTINGS, "rounds": 2},
-            "grid": {"attack": ["none", "mpaf"], "defense": ["fedavg", DEFENSE]},
-            "seeds": [0],
-        }
-    }
-}
-COPIED = ("fedred", "workflow", "config")
-
-
-def snakemake(project, *arguments):
-    """Run Snakemake in a project whose own package is the one that is imported."""
-    paths = {"PYTHONPATH": str(project), "PATH": f"{project / 'bin'}:{os.environ['PATH']}"}
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", *map(str, arguments)],
-        cwd=project,
-        env=os.environ | paths,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-
-
-def jobs(project, *arguments):
-    """Return rule -> number of jobs that a dry run announces."""
-    done = snakemake(project, "--dry-run", "--cores", 2, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    table = re.search(r"Job stats:\n(.*?)\n\n", done.stdout, re.DOTALL)
-    rows = re.findall(r"^(\w+) +(\d+)$", table[1] if table else "", re.MULTILINE)
-    return {name: int(count) for name, count in rows if name != "total"}
-
-
-def copy_project(folder):
-    for name in COPIED:
-        shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "bin").mkdir()
-    command = folder / "bin" / "fedred"
-    command.write_text(f"#!{sys.executable}\nfrom fedred.cli import main\nmain()\n")
-    command.chmod(0o755)
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A copy of the project in which the tiny configuration has run to its end."""
-    project = copy_project(tmp_path_factory.mktemp("project"))
-    done = snakemake(project, "--cores", 2, "--configfile", "tiny.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return project
-
-
-def tiny_jobs(project):
-    return jobs(project, "--configfile", "tiny.yaml")
+FORMATS = ("csv", "html", "md", "tex")
 
 
 def test_all_tables_and_figures_are_there(finished):
     made = {path.name for path in (finished / "results").glob("[tf]*/*")}
-    expected = {f"tiny-{t}.{e}" for t in ("performance", "detection") for e in ("csv", "md", "tex")}
+    expected = {f"tiny-{t}.{e}" for t in TABLES for e in FORMATS}
     figures = ("accuracy_over_rounds", "reconstruction_error", "detection", "heat_map", "partition")
     assert made == expected | {f"tiny-{f}.{e}" for f in figures for e in ("png", "pdf")}
 
@@ -91,25 +34,45 @@ def test_a_second_run_has_nothing_to_do(finished):
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("fedred/report/style.py", {"figure": 5, "table": 2, "all": 1}),
+        ("fedred/report/style.py", {"figure": 5, "table": 5, "all": 1}),
         ("fedred/cli.py", {}),
-        ("fedred/attacks/mpaf.py", {"simulate": 4, "figure": 4, "table": 2, "all": 1}),
-        ("fedred/partition.py", {"partition": 1, "simulate": 4, "figure": 5, "table": 2, "all": 1}),
+        ("fedred/attacks/mpaf.py", {"simulate": 4, "figure": 4, "table": 5, "all": 1}),
+        ("fedred/partition.py", {"partition": 1, "simulate": 4, "figure": 5, "table": 5, "all": 1}),
     ],
 )
 def test_an_edit_marks_what_depends_on_it_and_no_more(finished, path, expected):
     source = finished / path
-    before = source.read_text()
-    source.write_text(f"{before}\n# an edit\n")
+    before = shutil.copy2(source, finished / "before")
+    with source.open("a") as file:
+        file.write("\n# an edit\n")
     try:
         assert tiny_jobs(finished) == expected
     finally:
-        source.write_text(before)
+        shutil.move(before, source)  # with its time
+
+
+@pytest.mark.parametrize(("target", "expected"), [("tables", "table"), ("figures", "figure")])
+def test_tables_and_figures_have_targets_of_their_own(finished, target, expected):
+    announced = jobs(finished, target, "--configfile", "tiny.yaml", "--forceall")
+    assert announced[target] == 1
+    assert announced[expected] == 5
+    assert {"table", "figure"} & set(announced) == {expected}
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_one_table_can_be_asked_for_by_its_file(finished, ending):
+    target = f"results/tables/tiny-detection.{ending}"
+    assert jobs(finished, target, "--configfile", "tiny.yaml", "--force") == {"table": 1}
 
 
 def test_touching_a_file_marks_nothing(finished):
-    (finished / "fedred/attacks/mpaf.py").touch()
-    assert tiny_jobs(finished) == {}
+    source = finished / "fedred/attacks/mpaf.py"
+    before = source.stat().st_mtime
+    source.touch()
+    try:
+        assert tiny_jobs(finished) == {}
+    finally:
+        os.utime(source, (before, before))
 
 
 def test_a_changed_setting_is_another_run_and_the_rest_is_kept(finished):
@@ -134,9 +97,16 @@ def test_the_report_is_written_without_network(finished):
 def test_another_configuration_does_not_inherit_the_default(tmp_path):
     project = copy_project(tmp_path)
     default, laptop = jobs(project), jobs(project, "--configfile", "config/laptop.yaml")
-    assert default["simulate"] == laptop["simulate"] == 24
+    assert (default["simulate"], laptop["simulate"]) == (24, 2 * 7 * 9 * 3)
     both = snakemake(project, "-n", "--cores", 2, "--configfile", "config/laptop.yaml")
     assert "digits" not in both.stdout
+
+
+def test_two_thousand_runs_are_planned(tmp_path):
+    project = copy_project(tmp_path)
+    experiment = TINY["experiments"]["tiny"] | {"seeds": list(range(500))}
+    (project / "many.yaml").write_text(yaml.safe_dump({"experiments": {"tiny": experiment}}))
+    assert jobs(project, "--quiet", "rules", "--configfile", "many.yaml")["simulate"] == 2000
 
 
 def test_the_grid_crosses_every_attack_with_every_defense():
