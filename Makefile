@@ -1,12 +1,16 @@
 # make demo: environment, workflow with the default configuration, main table in the terminal.
 # make test: environment, formatting, lint, types, workflow lint, all tests.
-.PHONY: demo test environment documents lock clean
+# make paper-tables: tables and figures of the published studies, from their files, in seconds.
+# make paper-report: the same as HTML reports, results/published-STUDY.html.
+# make test-slurm: the workflow through a real SLURM of one node, on this machine (Debian, as root).
+.PHONY: demo test paper-tables paper-report test-slurm environment documents lock clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+STUDIES := $(notdir $(patsubst %/,%,$(dir $(wildcard results/published/*/study.yaml))))
 # Jobs of the workflow find `fedred` here; recipes name their program themselves (make 3.81 would not look).
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -23,6 +27,22 @@ test: $(READY)
 	tools/lint_workflow.sh
 	$(BIN)/pytest -n auto
 
+paper-tables: $(READY)
+	for study in $(STUDIES); do \
+	    $(BIN)/snakemake --cores all --quiet rules --configfile results/published/$$study/study.yaml || exit; \
+	done
+
+paper-report: paper-tables
+	for study in $(STUDIES); do \
+	    $(BIN)/snakemake --cores 1 --quiet all --configfile results/published/$$study/study.yaml \
+	        --report results/published-$$study.html || exit; \
+	done
+
+# The first line installs SLURM, or says why not; then the tests are skipped for the same reason.
+test-slurm: $(READY)
+	$(BIN)/python tests/slurm/one_node_slurm.py install
+	FEDRED_TEST_SLURM=1 $(BIN)/pytest -rs -p no:cacheprovider tests/slurm
+
 environment: $(READY)
 
 # Runs again only when the lock or the package's own metadata changes.
@@ -38,12 +58,13 @@ documents: $(READY)
 	$(BIN)/fedred schema > config/schema.json
 	$(BIN)/fedred schema --readme > config/README.md
 	$(BIN)/fedred list --page > docs/methods.md
+	$(BIN)/python tools/published_tables.py
 
 # Pin all dependencies anew, for every platform and Python that pyproject.toml allows.
 lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet uv
-	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
+	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra slurm \
 	    --no-emit-index-url --no-header --no-annotate --output-file requirements.lock pyproject.toml
 	rm -r .venv-lock
 

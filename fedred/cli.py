@@ -2,20 +2,22 @@
 
 import json
 import logging
+import math
 import os
+import signal
 import sys
+import time
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from fedred.errors import UserError
-
-USER_ERROR = 2
-TRY_AGAIN = 75  # EX_TEMPFAIL: stopped by the time limit, to be started again
+from fedred.errors import BusyError, UserError
 
 app = typer.Typer(
     help="Federated learning under poisoning, with FedREDefense and what it is compared with.",
@@ -34,12 +36,32 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Compile(StrEnum):
+    """Whether torch.compile is used; `auto` in runs that are long enough, on a CPU."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 Root = Annotated[
     Path | None,
     typer.Option(help="Folder of the data sets. Default: the variable FEDRED_DATA, else data/."),
 ]
 Download = Annotated[bool, typer.Option(help="Download a data set that is not there.")]
 Out = Annotated[Path, typer.Option(help="File to write.")]
+Place = Annotated[Device, typer.Option(help="Where to compute.")]
+JobsPerGPU = Annotated[
+    int,
+    typer.Option(
+        min=1, envvar="FEDRED_JOBS_PER_GPU", help="Runs that may share a GPU; others wait."
+    ),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads to use.")]
+Chunk = Annotated[
+    int | None, typer.Option(min=1, help="Clients computed at once; default: chosen.")
+]
+Compiled = Annotated[Compile, typer.Option(help="Use torch.compile; auto: in long runs on a CPU.")]
 
 
 @app.command()
@@ -97,34 +119,50 @@ def run(
     ] = None,
     root: Root = None,
     download: Download = True,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to use.")] = None,
+    device: Place = Device.AUTO,
+    jobs_per_gpu: JobsPerGPU = 1,
+    threads: Threads = None,
+    chunk: Chunk = None,
+    compile: Compiled = Compile.AUTO,
+    tf32: Annotated[
+        bool, typer.Option(help="Let a GPU round factors to TF32: faster, other last digits.")
+    ] = False,
     max_seconds: Annotated[
-        float | None, typer.Option(min=0, help="Stop after the round in which this time ends.")
-    ] = None,
+        float,
+        typer.Option(
+            min=0, show_default=False, help="Stop after the round in which this time ends."
+        ),
+    ] = math.inf,
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Rounds between two checkpoints.")
     ] = 5,
 ) -> None:
     """Simulate one setting; started again after an interruption, it goes on where it was."""
     from fedred.config import resolve
-    from fedred.run import Limits, Stopped, assemble
+    from fedred.execution import Execution
+    from fedred.folder_lock import owned
+    from fedred.run import Limits, Stopped, assemble, executed
     from fedred.run import run as play
     from fedred.run_folder import RunFolder
 
+    deadline = time.monotonic() + max_seconds
     settings = resolve(_read_settings(config), set or ())
-    place = _prepare_torch(device, threads)
+    _prepare_torch(threads, tf32)
     source = _dataset_of(settings, dataset, root, download)
     clients = _partition_of(settings, partition, source)
     inputs = {"dataset": source.checksum, "partition": clients.checksum}
     folder = RunFolder(out, settings.model_dump(), inputs)
-    if folder.is_complete():
-        log.info("%s is complete: nothing to do", out)
-        return
-    federation = assemble(settings, source, clients, place)
+    execution, limits = Execution(chunk, compile.value), Limits(checkpoint_every, deadline)
+    federation = assemble(settings, source, clients)
     try:
-        with _progress(settings.rounds) as progress:
-            play(federation, folder, Limits(checkpoint_every, max_seconds), progress)
+        with owned(out, deadline):
+            folder.tidy()
+            if folder.is_complete():
+                log.info("%s is complete: nothing to do", out)
+                return
+            with _lease(device, jobs_per_gpu), _progress(settings.rounds) as progress:
+                placed = executed(federation, _place(device), execution)
+                play(placed, folder, limits, progress)
     except Stopped as stopped:
         reason = f"signal {stopped.signal}" if stopped.signal else "--max-seconds"
         log.warning(
@@ -133,23 +171,69 @@ def run(
             stopped.round,
             settings.rounds,
         )
-        raise typer.Exit(128 + stopped.signal if stopped.signal else TRY_AGAIN) from None
+        raise typer.Exit(128 + stopped.signal if stopped.signal else BusyError.exit_code) from None
     log.info("%s: finished", out)
+
+
+@app.command()
+def reconstruct(
+    recording: Annotated[
+        Path, typer.Argument(help="Updates of one round, in the folder updates of a run.")
+    ],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    defense: Annotated[
+        str | None,
+        typer.Option(help="{name: fedredefense, ...} as it reconstructs. Default: the run's own."),
+    ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(min=1, help="Made for every client. Default: its first_iterations."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Also keep the synthetic images: safetensors file to write.")
+    ] = None,
+    device: Place = Device.AUTO,
+    jobs_per_gpu: JobsPerGPU = 1,
+    threads: Threads = None,
+    chunk: Chunk = None,
+    compile: Compiled = Compile.AUTO,
+) -> None:
+    """Compute all error curves of recorded updates, and the scores of other rules beside them."""
+    from fedred.execution import Execution
+    from fedred.offline import judge_offline, placed, reconstructing, write_images, write_judged
+    from fedred.progress import work_bar
+    from fedred.recording import read_recording
+
+    recorded = read_recording(recording)
+    method = reconstructing(recorded, _method("defense", defense) if defense else None)
+    budget = iterations or method.reconstruction.first_iterations
+    _prepare_torch(threads, tf32=False)
+    total = budget * len(recorded.clients)
+    with _lease(device, jobs_per_gpu), work_bar(total, Console(stderr=True)) as tick:
+        judged = placed(recorded, _place(device), Execution(chunk, compile.value), budget)
+        frame, learned = judge_offline(judged, method, budget, tick)
+    if images:
+        write_images(learned, recorded, images)
+    write_judged(frame, recorded, method.threshold, out)
+    log.info("%s: %d clients, %d iterations each", out, len(recorded.clients), budget)
 
 
 @app.command()
 def table(
     name: Annotated[str, typer.Argument(help="Name of a table (see `fedred list`).")],
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of finished runs; files of `fedred reconstruct`."),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Write OUT.csv, OUT.md and OUT.tex; else print.")
+        Path | None, typer.Option(help="Write OUT.csv, .html, .md and .tex; else print.")
     ] = None,
 ) -> None:
-    """Make a table from finished runs."""
-    from fedred.report.runs import load_runs
-    from fedred.report.tables import TABLES, print_table, write_table
+    """Make a table from finished runs, or of updates judged offline."""
+    from fedred.report.tables import OFFLINE_TABLES, TABLES, made_table, print_table, write_table
 
-    frame = _named("table", name, TABLES)(load_runs(runs))
+    _named("table", name, TABLES | OFFLINE_TABLES)
+    frame = made_table(name, runs)
     if out:
         write_table(frame, name, out)
     else:
@@ -160,15 +244,22 @@ def table(
 def figure(
     name: Annotated[str, typer.Argument(help="Name of a figure (see `fedred list`).")],
     inputs: Annotated[
-        list[Path], typer.Argument(help="Folders of finished runs; a partition file for partition.")
+        list[Path],
+        typer.Argument(
+            help="Folders of finished runs; a partition file; files of `fedred reconstruct`."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Write OUT.png and OUT.pdf.")],
 ) -> None:
     """Draw a figure from finished runs, or of a partition."""
     from fedred.report.figures import FIGURES, write_figure
+    from fedred.report.offline import OFFLINE_FIGURES
     from fedred.report.runs import load_runs
 
-    draw = _named("figure", name, FIGURES)
+    draw = _named("figure", name, FIGURES | OFFLINE_FIGURES)
+    if name in OFFLINE_FIGURES:
+        write_figure(draw(inputs), out)
+        return
     write_figure(draw(inputs[0] if name == "partition" else load_runs(inputs)), out)
 
 
@@ -179,19 +270,53 @@ def summary(
 ) -> None:
     """Print the tables of a finished workflow and say where its results lie."""
     from fedred.config import read_yaml
-    from fedred.plan import make_plan
-    from fedred.report.runs import load_runs
-    from fedred.report.tables import TABLES, print_table
+    from fedred.plan import as_arguments, make_plan
+    from fedred.report.tables import made_table, print_table
 
     console = Console()
     plan = replace(make_plan(read_yaml(config)), results=str(results))
     for experiment in plan.experiments:
-        loaded = load_runs(plan.run_folders(experiment))
         for name in plan.tables[experiment]:
-            print_table(TABLES[name](loaded), name, console, title=f"{experiment}: {name}")
+            sources = [Path(source) for source in as_arguments(plan.sources(experiment, name))]
+            print_table(made_table(name, sources), name, console, title=f"{experiment}: {name}")
     for kind in ("tables", "figures", "report.html"):
         if (results / kind).exists():
             console.print(f"{kind:12} {results / kind}", highlight=False)
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="Configuration of the workflow.")],
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a finished run whose pace is taken. May be repeated."),
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="Machines or GPUs that share the work.")] = 1,
+) -> None:
+    """Print the number of runs of a configuration, their work, and how long it takes."""
+    from fedred.config import read_yaml
+    from fedred.estimate import estimates, pace_of, print_estimates
+    from fedred.plan import make_plan
+
+    found = estimates(make_plan(read_yaml(config)))
+    print_estimates(found, pace_of(measured) if measured else None, gpus, Console())
+
+
+@app.command()
+def publish(
+    config: Annotated[Path, typer.Argument(help="Configuration of a finished workflow.")],
+    name: Annotated[str, typer.Argument(help="Name of the study: results/published/NAME.")],
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    machine: Annotated[
+        str | None, typer.Option(help="What computed the runs. Default: this machine.")
+    ] = None,
+) -> None:
+    """Keep what the tables and figures of a finished study are made from, to be committed."""
+    from fedred.publish import CONFIGURATION
+    from fedred.publish import publish as keep
+
+    folder = keep(config, name, results, machine)
+    log.info("%s: shown by snakemake --configfile %s", folder, folder / CONFIGURATION)
 
 
 @app.command("list")
@@ -259,13 +384,11 @@ def _method(family: str, text: str) -> Any:
 
 
 def _read_settings(config: str) -> dict[str, Any]:
-    from fedred.config import parse_settings, read_yaml
+    from fedred.config import MOST_BYTES, parse_settings, read_yaml
 
-    return (
-        parse_settings(sys.stdin.read(), "standard input")
-        if config == "-"
-        else read_yaml(Path(config))
-    )
+    if config == "-":
+        return parse_settings(sys.stdin.read(MOST_BYTES + 1), "standard input")
+    return read_yaml(Path(config))
 
 
 def _load_source(source: Any, root: Path | None, download: bool) -> Any:
@@ -295,18 +418,35 @@ def _partition_of(settings: Any, file: Path | None, dataset: Any) -> Any:
     return _deal(settings.partition.build(), dataset, settings.seed)
 
 
-def _prepare_torch(device: Device, threads: int | None) -> Any:
-    """Choose the device and make PyTorch compute the same bits each time."""
+def _prepare_torch(threads: int | None, tf32: bool) -> None:
+    """Make PyTorch compute the same bits each time. CUDA is not started: no GPU is leased yet."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
-    if device is Device.CUDA and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no GPU here; allowed are auto and cpu")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     if threads:
         torch.set_num_threads(threads)
+
+
+def _lease(device: Device, jobs_per_gpu: int) -> AbstractContextManager[object]:
+    """Hold a GPU of this machine, if there is one that this run may use."""
+    import torch
+
+    from fedred.gpu_lease import leased
+
+    wanted = device is not Device.CPU and torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
+    return leased(jobs_per_gpu=jobs_per_gpu) if wanted else nullcontext()
+
+
+def _place(device: Device) -> Any:
+    """Choose where to compute; the first question about a GPU starts CUDA."""
+    import torch
+
     gpu = device is not Device.CPU and torch.cuda.is_available()
+    if device is Device.CUDA and not gpu:
+        raise UserError("--device cuda: PyTorch finds no GPU here; allowed are auto and cpu")
     return torch.device("cuda" if gpu else "cpu")
 
 
@@ -316,14 +456,33 @@ def _progress(rounds: int) -> Any:
     return RunProgress(rounds, Console(stderr=True))
 
 
+def _noting_interrupt() -> list[int]:
+    """Return a list that is empty until Ctrl-C is pressed."""
+    interrupted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> NoReturn:
+        interrupted.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    return interrupted
+
+
 def main() -> NoReturn:
-    """Run the command line; a mistake of the user is one sentence and exit code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    """Run the command line; a mistake of the user is one sentence and the code of its kind."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)  # other libraries say what is worth a warning
+    interrupted = _noting_interrupt()
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print(
-            f"fedred: {error}", markup=False, highlight=False, soft_wrap=True
-        )
-        sys.exit(USER_ERROR)
+        with suppress(OSError):  # the log may lie on the disk that is full
+            Console(stderr=True).print(
+                f"fedred: {error}", markup=False, highlight=False, soft_wrap=True
+            )
+        sys.exit(error.exit_code)
+    except Exception:
+        if interrupted:  # libraries turn KeyboardInterrupt into errors of their own while they load
+            sys.exit(128 + signal.SIGINT)
+        raise
     sys.exit(0)

@@ -7,8 +7,9 @@ so that a new method or option is known here without being written here.
 import hashlib
 import itertools
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import MISSING, is_dataclass
 from functools import cache
@@ -32,7 +33,7 @@ from fedred.attacks.interface import Attack
 from fedred.datasets import DATASETS
 from fedred.defenses import DEFENSES
 from fedred.defenses.interface import Defense
-from fedred.errors import UserError, suggestion, unknown_name
+from fedred.errors import UserError, printable, shortened, suggestion, unknown_name
 from fedred.local_training import LocalTraining
 from fedred.models import MODELS
 from fedred.options import declared_options
@@ -48,8 +49,33 @@ FAMILIES: dict[str, Mapping[str, type]] = {
 }
 COMPOSABLE: dict[Any, str] = {Attack: "attack", Defense: "defense"}
 """Types of an option that names another method of its family."""
-TABLES = ("performance", "detection")
-FIGURES = ("accuracy_over_rounds", "reconstruction_error", "detection", "heat_map", "partition")
+TABLES = ("performance", "detection", "differences", "errors", "cost", "reference", "threshold")
+FIGURES = (
+    "accuracy_over_rounds",
+    "reconstruction_error",
+    "detection",
+    "heat_map",
+    "partition",
+    "sweep",
+    "roc",
+    "curves",
+    "images",
+)
+MOST_BYTES = 1_000_000
+"""Of a file of settings; the largest one here has 3,000."""
+MOST_VALUES = 100_000
+"""In a file of settings, aliases written out."""
+LONGEST_PLAIN = 1_000
+"""Characters of a value without quotes, which YAML may take for a number of as many digits."""
+MOST_RUNS = 100_000
+"""Of all experiments of a configuration."""
+MOST_MISTAKES = 20
+"""Told at once."""
+DEEPEST = 64
+"""Groups inside groups; settings need 20, were every rule built on the one above it."""
+LARGEST = 2**63 - 1
+"""Whole number that files and libraries can hold."""
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where it is built
 SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
@@ -72,6 +98,11 @@ class MethodOptions(Strict):
     """The options of one method; `method` is the dataclass that they are for."""
 
     method: ClassVar[type]
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        self.build()
+        return self
 
     def build(self) -> Any:
         """Build the method itself."""
@@ -161,7 +192,6 @@ class _Settings(Strict):
                 "malicious is {malicious}, but there are only {clients} clients",
                 {"malicious": malicious, "clients": clients},
             )
-        self.attack.build()  # type: ignore[attr-defined]
         participants = participants_of(self.participation, clients)  # type: ignore[attr-defined]
         fewest = self.defense.build().traits.fewest_participants  # type: ignore[attr-defined]
         if participants < fewest:
@@ -173,6 +203,18 @@ class _Settings(Strict):
         # One run, whatever the number of malicious clients elsewhere in a grid.
         harmless = self.attack.name == "none" and malicious  # type: ignore[attr-defined]
         return self.model_copy(update={"malicious": 0}) if harmless else self
+
+    @model_validator(mode="after")
+    def _records_rounds_that_are_played(self) -> Self:
+        rounds: int = self.rounds  # type: ignore[attr-defined]
+        late = [round for round in self.record if round > rounds]  # type: ignore[attr-defined]
+        if late:
+            raise PydanticCustomError(
+                "too_late",
+                "record names round {late}, but the run has only the rounds 1 to {rounds}",
+                {"late": late[0], "rounds": rounds},
+            )
+        return self
 
     @property
     def run_id(self) -> str:
@@ -209,6 +251,15 @@ Settings: Any = create_model(
     rounds=(int, Field(100, ge=1, description="federated rounds")),
     evaluate_every=(int, Field(1, ge=1, description="rounds between two evaluations")),
     seed=(int, Field(0, ge=0, description="of every random number of the run")),
+    record=(
+        list[Annotated[int, Field(ge=1)]],
+        Field(
+            [],
+            # A run that records nothing keeps the id that it had before there was this setting.
+            exclude_if=lambda rounds: not rounds,
+            description="rounds whose updates are written down, to be judged offline",
+        ),
+    ),
 )
 
 
@@ -222,6 +273,13 @@ class Experiment(Strict):
     )
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [0], min_length=1, description="seeds of every combination"
+    )
+    judge: family_type("defense", {"fedredefense": FAMILIES["defense"]["fedredefense"]}) | None = (  # type: ignore[valid-type]
+        Field(
+            None,
+            description="fedredefense as it judges recorded updates, all its first_iterations for "
+            "every client; null: that of the experiment's first such run",
+        )
     )
     tables: list[Literal[TABLES]] | None = Field(  # type: ignore[valid-type]
         None, description="tables to make; null: all that the runs can feed"
@@ -240,8 +298,14 @@ class Experiment(Strict):
                 raise PydanticCustomError("seed", "{sentence}", {"sentence": sentence})
         return data
 
+    @property
+    def combinations(self) -> int:
+        """Number of runs, before equal ones are joined."""
+        return math.prod(map(len, self.grid.values())) * len(self.seeds)
 
-ExperimentName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+ExperimentName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=64)]
+StudyName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=64)]
 
 
 class Config(Strict):
@@ -250,6 +314,22 @@ class Config(Strict):
     experiments: dict[ExperimentName, Experiment] = Field(
         min_length=1, description="experiments by name (small letters, digits, underscores)"
     )
+    published: StudyName | None = Field(
+        None,
+        description="name of a published study (`results/published/NAME`) whose finished runs are "
+        "shown; none is made",
+    )
+
+    @model_validator(mode="after")
+    def _possible_number_of_runs(self) -> Self:
+        runs = sum(experiment.combinations for experiment in self.experiments.values())
+        if runs > MOST_RUNS:
+            sentence = (
+                f"the grids and seeds ask for about 10^{math.log10(runs):.0f} runs: at most "
+                f"{MOST_RUNS} are allowed in a configuration"
+            )
+            raise PydanticCustomError("too_many", "{sentence}", {"sentence": sentence})
+        return self
 
 
 def short_hash(value: Any) -> str:
@@ -284,13 +364,16 @@ def override(settings: Mapping[str, Any], path: str, value: Any) -> dict[str, An
     """
     result = deepcopy(dict(settings))
     *parents, last = path.split(".")
+    if len(parents) >= DEEPEST:
+        raise UserError(f"{shortened(path)}: a path has at most {DEEPEST} parts")
     group: Any = result
     for parent in parents:
         child = group.get(parent)
         if isinstance(child, str):
             child = {"name": child}
         if child is not None and not isinstance(child, Mapping):
-            raise UserError(f"{path}: '{parent}' is {child!r}, not a group of settings")
+            told = f"'{shortened(parent)}' is {shortened(repr(child))}, not a group of settings"
+            raise UserError(f"{shortened(path)}: {told}")
         group[parent] = dict(child or {})
         group = group[parent]
     if last == "name" and group.get("name") != value:
@@ -299,13 +382,40 @@ def override(settings: Mapping[str, Any], path: str, value: Any) -> dict[str, An
     return result
 
 
-def readable_numbers(raw: Any) -> Any:
-    """Return YAML data in which `1e-3` is a number; YAML 1.1 reads a text unless a dot is in it."""
+def readable_numbers(raw: Any, path: tuple[object, ...] = ()) -> Any:
+    """Return YAML data in which `1e-3` is a number; YAML 1.1 reads a text unless a dot is in it.
+
+    Raises:
+        UserError: for data that no setting could be: endless groups, and numbers beyond 64 bits.
+    """
+    if len(path) > DEEPEST:
+        raise UserError(f"{_dotted(path[:3])} is nested too deep: at most {DEEPEST} levels")
     if isinstance(raw, Mapping):
-        return {key: readable_numbers(value) for key, value in raw.items()}
+        return {
+            readable_key(key, path): readable_numbers(value, (*path, key))
+            for key, value in raw.items()
+        }
     if isinstance(raw, list):
-        return [readable_numbers(value) for value in raw]
+        return [readable_numbers(value, (*path, index)) for index, value in enumerate(raw)]
+    if isinstance(raw, int) and abs(raw) > LARGEST:
+        raise UserError(f"{_dotted(path)} is {_huge(raw)}: it must lie between -2^63 and 2^63")
     return float(raw) if isinstance(raw, str) and SCIENTIFIC.fullmatch(raw) else raw
+
+
+def readable_key(key: object, path: tuple[object, ...]) -> object:
+    """Return a key, unless it is a number that cannot even be written."""
+    if isinstance(key, int) and abs(key) > LARGEST:
+        raise UserError(f"{_dotted(path)}: the key {_huge(key)} is not the name of a setting")
+    return key
+
+
+def _huge(number: int) -> str:
+    """Return the magnitude of a whole number that may be too long to be written."""
+    return f"about {'-' if number < 0 else ''}2^{abs(number).bit_length()}"
+
+
+def _dotted(path: Iterable[object]) -> str:
+    return ".".join(shortened(str(part)) for part in path) or "the configuration"
 
 
 def validated(model: Any, raw: Any, path: str, replaced: str = "") -> Any:
@@ -323,14 +433,16 @@ def validated(model: Any, raw: Any, path: str, replaced: str = "") -> Any:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        lines = [_sentence(detail, raw, path, replaced) for detail in error.errors()]
-        raise UserError("\n".join(dict.fromkeys(lines))) from None
+        sentences = (_sentence(detail, raw, path, replaced) for detail in error.errors())
+        lines = list(dict.fromkeys(map(printable, sentences)))
+        more = [f"and {len(lines) - MOST_MISTAKES} more mistakes"][: len(lines) > MOST_MISTAKES]
+        raise UserError("\n".join(lines[:MOST_MISTAKES] + more)) from None
 
 
 def _sentence(detail: ErrorDetails, raw: Any, path: str, replaced: str) -> str:
     location = _readable_location(detail["loc"], raw)
     location = location[1:] if replaced and location[:1] == [replaced] else location
-    where = ".".join([path, *location] if path else location) or "the configuration"
+    where = _dotted([*path.split("."), *location] if path else location)
     if detail["type"] in ("unknown_key", "unknown_method", "too_many", "too_few", "seed"):
         return f"{where}: {detail['msg']}"
     if detail["type"] == "value_error":
@@ -338,12 +450,8 @@ def _sentence(detail: ErrorDetails, raw: Any, path: str, replaced: str) -> str:
     if detail["type"] == "missing":
         return f"{where} is missing: it is required"
     reason = detail["msg"].replace("Input should be", "it must be")
-    return f"{where} is {_shown(detail['input'])}: {reason[0].lower()}{reason[1:]}{_near(detail)}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    value = shortened(repr(detail["input"]))
+    return f"{where} is {value}: {reason[0].lower()}{reason[1:]}{_near(detail)}"
 
 
 def _near(detail: ErrorDetails) -> str:
@@ -373,13 +481,94 @@ def parse_yaml(text: str, source: str) -> Any:
     """Return YAML text as plain values.
 
     Raises:
-        UserError: naming the source, when it is not YAML.
+        UserError: naming the source, when it is not YAML, or YAML that says more than it shows: a
+            key twice, a tag, an alias to itself, more values than any settings have.
     """
+    if len(text) > MOST_BYTES:
+        raise UserError(f"{source} is too large for settings: at most {MOST_BYTES} bytes")
+    loader = LOADER(text)
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        _refuse_traps(text)
+        node = loader.get_single_node()
+        _refuse_doubled(node)
+        return loader.construct_document(node) if node else None
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        reason = " ".join(printable(str(error).replace("\n", " ")).split())
         raise UserError(f"{source} is not valid YAML: {reason}") from None
+    finally:
+        loader.dispose()
+
+
+def _refuse_traps(text: str) -> None:
+    """Refuse tags, deep nesting and endless aliases, before anything is built of them."""
+    values = 0  # so far, aliases written out
+    sizes: dict[str | None, int] = {}  # values below an anchor
+    opened: list[tuple[str | None, int]] = []  # anchors of the groups around, and values before
+    for event in yaml.parse(text, Loader=LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            _refuse_loop(event, [anchor for anchor, _ in opened])
+            values += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.NodeEvent):
+            values += 1
+            sizes[event.anchor] = 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, values))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            sizes[anchor] = values - before + 1
+        _refuse_excess(event, len(opened), values)
+
+
+def _line(part: Any) -> int:
+    return int(part.start_mark.line) + 1
+
+
+def _refuse_loop(alias: yaml.AliasEvent, around: list[str | None]) -> None:
+    if alias.anchor in around:
+        name = shortened(str(alias.anchor))
+        raise UserError(f"line {_line(alias)}: the alias *{name} stands inside what it repeats")
+
+
+def _refuse_excess(event: Any, depth: int, values: int) -> None:
+    if getattr(event, "tag", None):
+        raise UserError(f"line {_line(event)} has the tag {shortened(event.tag)}: none is allowed")
+    if (
+        isinstance(event, yaml.ScalarEvent)
+        and event.implicit[0]
+        and len(event.value) > LONGEST_PLAIN
+    ):
+        raise UserError(f"line {_line(event)} has {len(event.value)} characters without quotes")
+    if depth > DEEPEST:
+        raise UserError(f"line {_line(event)} is nested too deep: at most {DEEPEST} levels")
+    if values > MOST_VALUES:
+        raise UserError(f"more than {MOST_VALUES} values up to line {_line(event)}: too many")
+
+
+def _refuse_doubled(root: yaml.Node | None) -> None:
+    """Refuse a key that stands twice in a mapping; YAML would silently take the last value."""
+    for node in _nodes(root):
+        lines: dict[str, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            name, line = str(key.value), _line(key)
+            if name in lines:
+                told = f"line {line}: the key '{shortened(name)}' stands already in line"
+                raise UserError(f"{told} {lines[name]}: keep one")
+            lines[name] = line
+
+
+def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Yield every node once, whatever aliases repeat it."""
+    waiting, seen = [root] if root else [], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        for part in node.value if isinstance(node, yaml.CollectionNode) else ():
+            waiting += part if isinstance(part, tuple) else [part]
 
 
 def parse_settings(text: str, source: str) -> dict[str, Any]:
@@ -401,7 +590,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: when it is not there, not readable as YAML, or not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1).decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -415,13 +605,15 @@ def resolve(raw: Mapping[str, Any], changes: Iterable[str] = ()) -> Any:
     Raises:
         UserError: for a change without `=`, and for every mistake in the settings.
     """
-    settings = dict(raw)
+    settings = readable_numbers(raw)
     for change in changes:
         path, equals, value = change.partition("=")
         if not equals or not path:
-            raise UserError(f"'{change}' is not of the form path=value, for instance rounds=5")
-        settings = override(settings, path, parse_yaml(value, f"the value of '{path}'"))
-    return validated(Settings, readable_numbers(settings), "")
+            told = f"'{shortened(change)}' is not of the form path=value"
+            raise UserError(f"{told}, for instance rounds=5")
+        parsed = parse_yaml(value, f"the value of '{shortened(path)}'")
+        settings = override(settings, path, readable_numbers(parsed, (path,)))
+    return validated(Settings, settings, "")
 
 
 def resolve_method(family: str, raw: Any) -> Any:
@@ -430,7 +622,10 @@ def resolve_method(family: str, raw: Any) -> Any:
     Raises:
         UserError: for an unknown method, and for every mistake in its options.
     """
-    holder = create_model(
-        "Holder", __base__=Strict, method=(family_type(family, FAMILIES[family]), ...)
-    )
-    return validated(holder, {"method": raw}, family, "method").method
+    return validated(_holder(family), {"method": raw}, family, "method").method
+
+
+@cache
+def _holder(family: str) -> Any:
+    kind = family_type(family, FAMILIES[family])
+    return create_model("Holder", __base__=Strict, method=(kind, ...))

@@ -163,7 +163,8 @@ def _plain(value: Any) -> str:
 
 def config_readme() -> str:
     """Return config/README.md: every key with its type, range, default and meaning."""
-    lines = [HEAD, "## Experiment", "", *_fields(Experiment), ""]
+    lines = [HEAD, "", "## Configuration", "", *_fields(Config), ""]
+    lines += ["## Experiment", "", *_fields(Experiment), ""]
     lines += [f"Tables: {', '.join(TABLES)}. Figures: {', '.join(FIGURES)}.", ""]
     lines += ["## Settings", "", *_fields(Settings), ""]
     lines += ["### `training`", "", *_method_lines(describe_method(LocalTraining)), ""]
@@ -185,6 +186,8 @@ def _fields(model: type[BaseModel]) -> Iterator[str]:
     for key, field in model.model_fields.items():
         default = getattr(field.default, "name", field.default)
         shown = "see below" if isinstance(default, BaseModel) else f"`{_plain(default)}`"
+        if field.is_required():
+            shown = "needed"
         yield f"| `{key}` | {field.description} | {shown} |"
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from fedred.attacks.interface import Backdoor
 from fedred.parameters import FlatModel
 
-EVALUATION_BATCH = 64  # larger ones leave the cache of a CPU: docs/decisions/pooling.md
+EVALUATION_BATCH = {"cpu": 32, "cuda": 2048}  # more leaves a CPU's cache: docs/decisions/pooling.md
 
 
 @torch.inference_mode()
@@ -18,7 +18,7 @@ def predictions(model: FlatModel, weights: Tensor, images: Tensor) -> Tensor:
 
     -1, which is no class, where a logit is not finite: a diverged model knows nothing.
     """
-    batches = torch.split(images, EVALUATION_BATCH)
+    batches = torch.split(images, EVALUATION_BATCH[images.device.type])
     logits = torch.cat([model(weights, batch) for batch in batches])
     return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
 

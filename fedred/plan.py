@@ -3,8 +3,9 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fedred.config import (
     FIGURES,
     TABLES,
     Config,
+    Experiment,
     expand,
     readable_numbers,
     resolve_method,
@@ -19,20 +21,79 @@ from fedred.config import (
     validated,
 )
 from fedred.errors import UserError
+from fedred.reference import references
+from fedred.report.sweeps import swept_setting
 
 Settings = Mapping[str, Any]
+PUBLISHED = "published"
+"""Folder of published studies in that of the results."""
 
-NEEDS: dict[str, tuple[str, Callable[[Settings], bool]]] = {
+
+JUDGED_OFFLINE = ("threshold", "roc", "curves", "images")
+"""Tables and figures that are made from recorded updates, not from the results of runs."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an experiment has to show: settings of its runs, and what judges recorded updates."""
+
+    runs: Sequence[Settings]
+    judge: Settings | None = None
+
+    @property
+    def selects(self) -> bool:
+        """Tell whether a defense accepts or rejects clients."""
+        defenses = (resolve_method("defense", run["defense"]).build() for run in self.runs)
+        return any(defense.traits.selects for defense in defenses)
+
+    @property
+    def reconstructs(self) -> bool:
+        """Tell whether a run is defended by fedredefense."""
+        return any(run["defense"]["name"] == "fedredefense" for run in self.runs)
+
+    @property
+    def compares_with_fedavg(self) -> bool:
+        """Tell whether another defense stands beside fedavg."""
+        names = {run["defense"]["name"] for run in self.runs}
+        return "fedavg" in names and len(names) > 1
+
+    @property
+    def is_published(self) -> bool:
+        """Tell whether there is a published value for a run."""
+        return any(value.is_about(run) for value in references() for run in self.runs)
+
+    @property
+    def records(self) -> bool:
+        """Tell whether updates are written down, and there is something to judge them by."""
+        return self.judge is not None and any(run.get("record") for run in self.runs)
+
+
+_RECORDS = (
+    "runs that record rounds, and a fedredefense to judge them",
+    lambda asked: asked.records,
+)
+NEEDS: dict[str, tuple[str, Callable[[Asked], bool]]] = {
     "detection": (
         "a run whose defense accepts or rejects clients",
-        lambda settings: resolve_method("defense", settings["defense"]).build().traits.selects,
+        lambda asked: asked.selects,
     ),
-    "reconstruction_error": (
-        "a run defended by fedredefense",
-        lambda settings: settings["defense"]["name"] == "fedredefense",
+    "reconstruction_error": ("a run defended by fedredefense", lambda asked: asked.reconstructs),
+    "errors": ("a run defended by fedredefense", lambda asked: asked.reconstructs),
+    "differences": (
+        "a run defended by fedavg beside another defense",
+        lambda asked: asked.compares_with_fedavg,
     ),
+    "sweep": (
+        "runs that differ in exactly one numeric setting besides attack, defense and seed",
+        lambda asked: swept_setting(asked.runs) is not None,
+    ),
+    "reference": (
+        "a run for which config/reference.yaml has a published value",
+        lambda asked: asked.is_published,
+    ),
+    **dict.fromkeys(JUDGED_OFFLINE, _RECORDS),
 }
-"""What tables and figures need of at least one run; the others take any run."""
+"""What tables and figures need of an experiment; the others take any run."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +104,30 @@ class Plan:
         runs: run id -> resolved settings.
         experiments: name -> run ids.
         tables, figures: names of each experiment's.
+        judges: experiment -> fedredefense as it judges recorded updates, where there are any.
         results: folder of all results.
+        published: name of a published study that holds the finished runs; they are never made.
     """
 
     runs: dict[str, Settings] = field(default_factory=dict)
     experiments: dict[str, list[str]] = field(default_factory=dict)
     tables: dict[str, list[str]] = field(default_factory=dict)
     figures: dict[str, list[str]] = field(default_factory=dict)
+    judges: dict[str, Settings] = field(default_factory=dict)
     results: str = "results"
+    published: str | None = None
 
     @property
+    def finished(self) -> str:
+        """Folder of the runs, and of what else tables and figures are made from."""
+        return f"{self.results}/{PUBLISHED}/{self.published}" if self.published else self.results
+
+    @cached_property
     def datasets(self) -> dict[str, Settings]:
         """Data set id -> settings."""
         return {dataset_id(run): run["dataset"] for run in self.runs.values()}
 
-    @property
+    @cached_property
     def partitions(self) -> dict[str, Settings]:
         """Partition id -> resolved settings of a run that uses it."""
         return {partition_id(run): run for run in self.runs.values()}
@@ -68,38 +138,88 @@ class Plan:
 
     def partition_file(self, settings: Settings) -> str:
         """Return the file of a run's partition."""
-        return f"{self.results}/partitions/{partition_id(settings)}.safetensors"
+        return f"{self.finished}/partitions/{partition_id(settings)}.safetensors"
 
     def run_folders(self, experiment: str) -> list[str]:
         """Return the folders of an experiment's runs, in the order of the configuration."""
-        return [f"{self.results}/runs/{run}" for run in self.experiments[experiment]]
+        return [f"{self.finished}/runs/{run}" for run in self.experiments[experiment]]
 
-    def figure_sources(self, experiment: str, figure: str) -> list[str]:
-        """Return what a figure is drawn from: run folders, or the first run's partition."""
+    def sources(self, experiment: str, figure: str) -> list[str]:
+        """Return what a table or figure is made from.
+
+        That is the run.json files, the first run's partition, the recorded rounds as judged, or
+        synthetic images.
+        """
+        if figure == "images":
+            return self.synthetic_images(experiment)
+        if figure in JUDGED_OFFLINE:
+            return self.judged_rounds(experiment)
         if figure == "partition":
             return [self.partition_file(self.runs[self.experiments[experiment][0]])]
-        return self.run_folders(experiment)
+        return [f"{folder}/run.json" for folder in self.run_folders(experiment)]
 
-    def source_files(self, experiment: str, figure: str) -> list[str]:
-        """Return the files whose change calls for a new table or figure."""
-        sources = self.figure_sources(experiment, figure)
-        return sources if figure == "partition" else [f"{run}/run.json" for run in sources]
+    def judged_rounds(self, experiment: str) -> list[str]:
+        """Return the files of an experiment's recorded rounds as judged, run by run."""
+        return [
+            f"{self._judged_prefix(experiment, run, round)}.parquet"
+            for run in self.experiments[experiment]
+            for round in self.runs[run].get("record", ())
+        ]
+
+    def synthetic_images(self, experiment: str) -> list[str]:
+        """Return the files of the images of each run's first recorded round, of the first seed alone.
+
+        They are large beside all else that is drawn.
+        """
+        runs = {run: self.runs[run] for run in self.experiments[experiment]}
+        seed = next(iter(runs.values()))["seed"]
+        return [
+            f"{self._judged_prefix(experiment, run, min(settings['record']))}.safetensors"
+            for run, settings in runs.items()
+            if settings.get("record") and settings["seed"] == seed
+        ]
+
+    def _judged_prefix(self, experiment: str, run: str, round: int) -> str:
+        return f"{self.finished}/reconstructions/{experiment}/{run}/round-{round:04}"
+
+    def described(self, experiment: str) -> str:
+        """Return the settings of an experiment that a reader wants first; several where runs differ."""
+        runs = [self.runs[run] for run in self.experiments[experiment]]
+        settings = {
+            "data": [run["dataset"]["name"].replace("_", " ") for run in runs],
+            "split": [run["partition"]["name"].replace("_", " ") for run in runs],
+            "model": [run["model"]["name"].replace("_", " ") for run in runs],
+            "clients": [run["partition"]["clients"] for run in runs],
+            "malicious": [run["malicious"] for run in runs if run["malicious"]],
+            "rounds": [run["rounds"] for run in runs],
+            "seeds": [run["seed"] for run in runs],
+        }
+        different = {
+            name: ", ".join(map(str, dict.fromkeys(all))) for name, all in settings.items()
+        }
+        return "; ".join(f"{name}: {values}" for name, values in different.items() if values)
 
     def outputs(self) -> list[str]:
         """Return all tables and figures."""
-        made = [
+        return self.table_files() + self.figure_files()
+
+    def table_files(self) -> list[str]:
+        """Return the files of all tables."""
+        return [
             f"{self.results}/tables/{experiment}-{table}.{ending}"
             for experiment, tables in self.tables.items()
             for table in tables
-            for ending in ("csv", "md", "tex")
+            for ending in ("csv", "html", "md", "tex")
         ]
-        drawn = [
+
+    def figure_files(self) -> list[str]:
+        """Return the files of all figures."""
+        return [
             f"{self.results}/figures/{experiment}-{figure}.{ending}"
             for experiment, figures in self.figures.items()
             for figure in figures
             for ending in ("png", "pdf")
         ]
-        return made + drawn
 
 
 def make_plan(raw: Settings) -> Plan:
@@ -110,7 +230,7 @@ def make_plan(raw: Settings) -> Plan:
     """
     raw = readable_numbers(raw)
     config = validated(Config, raw, "")
-    plan = Plan()
+    plan = Plan(published=config.published)
     for name, experiment in config.experiments.items():
         path = f"experiments.{name}"
         runs = {
@@ -119,21 +239,31 @@ def make_plan(raw: Settings) -> Plan:
         }
         plan.runs.update(runs)
         plan.experiments[name] = list(runs)
-        settings = list(runs.values())
-        plan.tables[name] = _feasible(experiment.tables, TABLES, settings, f"{path}.tables")
-        plan.figures[name] = _feasible(experiment.figures, FIGURES, settings, f"{path}.figures")
+        asked = Asked(list(runs.values()), _judge(experiment, runs.values()))
+        plan.tables[name] = _feasible(experiment.tables, TABLES, asked, f"{path}.tables")
+        plan.figures[name] = _feasible(experiment.figures, FIGURES, asked, f"{path}.figures")
+        if asked.judge and asked.records:
+            plan.judges[name] = asked.judge
     return plan
 
 
+def _judge(experiment: Experiment, runs: Iterable[Settings]) -> Settings | None:
+    if experiment.judge is not None:
+        return dict(experiment.judge.model_dump())
+    defenses = (run["defense"] for run in runs)
+    return next((defense for defense in defenses if defense["name"] == "fedredefense"), None)
+
+
 def _feasible(
-    wanted: Sequence[str] | None, known: Sequence[str], runs: Sequence[Settings], path: str
+    wanted: Sequence[str] | None, known: Sequence[str], asked: Asked, path: str
 ) -> list[str]:
     """Return the tables or figures to make, and refuse one that is asked for in vain."""
-    for name in wanted or ():
-        if name in NEEDS and not any(map(NEEDS[name][1], runs)):
+    names = list(known if wanted is None else dict.fromkeys(wanted))
+    possible = [name for name in names if name not in NEEDS or NEEDS[name][1](asked)]
+    for name in names if wanted else ():
+        if name not in possible:
             raise UserError(f"{path}: '{name}' needs {NEEDS[name][0]}, and the experiment has none")
-    names = known if wanted is None else dict.fromkeys(wanted)
-    return [name for name in names if name not in NEEDS or any(map(NEEDS[name][1], runs))]
+    return possible
 
 
 def dataset_id(settings: Settings) -> str:
@@ -148,6 +278,22 @@ def partition_id(settings: Settings) -> str:
     partition, seed = settings["partition"], settings["seed"]
     key = short_hash([settings["dataset"], partition, seed])
     return f"{settings['dataset']['name']}-{partition['name']}-s{seed}-{key}"
+
+
+def in_words(name: str) -> str:
+    """Return a name of a configuration as a heading."""
+    return name.replace("_", " ").capitalize()
+
+
+def as_arguments(sources: Sequence[str]) -> list[str]:
+    """Return what the command takes for `Plan.sources`, wherever they lie: folders for run.json."""
+    paths = map(Path, sources)
+    return [str(path.parent if path.name == "run.json" else path) for path in paths]
+
+
+def updates_of(summary: str, round: str) -> str:
+    """Return the recorded updates of a round that lie beside a run.json, wherever that lies."""
+    return str(Path(summary).parent / "updates" / f"round-{round}.safetensors")
 
 
 def as_text(settings: Settings) -> str:

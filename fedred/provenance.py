@@ -1,7 +1,10 @@
-"""What made a result: the source files that decide numbers, and the versions of the libraries."""
+"""What made a result: the source files that decide numbers, versions of libraries, the machine."""
 
 import hashlib
+import os
 import platform
+import re
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,11 +18,17 @@ NOT_NUMERIC = (
     "config.py",
     "documents.py",
     "errors.py",
+    "estimate.py",
     "files.py",
+    "gpu_lease.py",
+    "offline.py",
     "papers.py",
     "plan.py",
     "progress.py",
     "provenance.py",
+    "publish.py",
+    "recording.py",
+    "reference.py",
     "run_folder.py",
 )
 LIBRARIES = ("fedred", "torch", "numpy")
@@ -35,9 +44,19 @@ def numeric_sources(*parts: str) -> list[Path]:
     return [path for path in files if path.name in parts] if parts else files
 
 
+def offline_sources() -> list[Path]:
+    """Return the package files that decide what is judged offline from recorded updates."""
+    return [
+        *numeric_sources(),
+        *(_shown(PACKAGE / name) for name in ("offline.py", "recording.py")),
+    ]
+
+
 def report_sources() -> list[Path]:
-    """Return the package files that draw figures and write tables."""
-    return [_shown(path) for path in sorted((PACKAGE / "report").glob("*.py"))]
+    """Return the files that decide how tables and figures look, published values with them."""
+    sources = [*sorted((PACKAGE / "report").glob("*.py")), PACKAGE / "reference.py"]
+    published = PACKAGE.parent / "config" / "reference.yaml"
+    return [_shown(path) for path in (*sources, published) if path.exists()]
 
 
 def _shown(path: Path) -> Path:
@@ -72,3 +91,17 @@ def versions() -> dict[str, str]:
     """Return the versions of Python, of the libraries that compute, and the fingerprint of the code."""
     libraries = {name: _version(name) for name in LIBRARIES}
     return {"python": platform.python_version(), **libraries, "code": code_fingerprint()[:12]}
+
+
+def cpu_model() -> str:
+    """Return the name of the CPU as the kernel tells it, or its architecture."""
+    with suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -72,7 +72,8 @@ def write_run(
         "run": folder.name,
         "settings": deepcopy(settings),
         "versions": {"fedred": "0.1.0"},
-        "timings": {"total": 1.0},
+        "timings": {"training": 4.0, "attack": 0.5, "defense": 1.5, "evaluation": 2.0},
+        "memory": {"peak": 300 * 2**20, "defense": settings["partition"]["clients"] * 2**19},
         "selects": selects,
         "final": _final(rounds, selects) | (final or {}),
     }

@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from fedred.config import resolve
+from fedred.execution import Execution
 from fedred.partition import partition
-from fedred.run import assemble
+from fedred.run import assemble, executed
 from fedred.simulation import Federation, Record, State, initial_state, simulate
 
 SETTINGS = {
@@ -29,7 +30,7 @@ DEFENSE = {
 }
 
 
-def federation(**changes: object) -> Federation:
+def federation(execution: Execution = Execution(), **changes: object) -> Federation:  # noqa: B008
     """Build the federation of SETTINGS with some of them replaced."""
     settings = resolve({**SETTINGS, **changes})
     dataset = settings.dataset.build().load(Path("no-data"), download=False)
@@ -37,7 +38,7 @@ def federation(**changes: object) -> Federation:
     clients = partition(
         settings.partition.build(), labels, classes, settings.seed, dataset.checksum
     )
-    return assemble(settings, dataset, clients, torch.device("cpu"))
+    return executed(assemble(settings, dataset, clients), torch.device("cpu"), execution)
 
 
 def play(federation: Federation) -> tuple[State, list[Record]]:

@@ -9,20 +9,13 @@ import sys
 import pandas as pd
 import pytest
 import yaml
+from command import fedred
 from small import DEFENSE, SETTINGS
 
 from fedred.attacks import ATTACKS
 from fedred.datasets import load_dataset
 from fedred.defenses import DEFENSES
 from fedred.partition import load_partition
-
-FEDRED = [sys.executable, "-c", "from fedred.cli import main; main()"]
-
-
-def fedred(*arguments, **options):
-    return subprocess.run(
-        [*FEDRED, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
-    )
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +46,8 @@ def test_what_a_run_writes_agrees_with_itself(finished):
     assert summary["final"]["AFPR"] == pytest.approx(rounds["FPR"].mean())
     assert summary["settings"]["rounds"] == 2
     assert set(summary["timings"]) == {"training", "attack", "defense", "evaluation"}
+    assert 50 < summary["memory"]["peak"] / 2**20 < 4000
+    assert 0 < summary["memory"]["defense"] < 2**20  # images, labels and rates of few small clients
     assert clients[clients["round"] == 2]["excluded"].sum() == rounds["excluded"].iloc[-1]
     assert clients["malicious"].sum() == 2 * 2
 
@@ -108,7 +103,7 @@ def test_tables_and_figures_of_a_run(finished, tmp_path):
     assert shown.returncode == 0
     assert "FedREDefense" in shown.stdout
     assert fedred("table", "detection", out, "--out", tmp_path / "t").returncode == 0
-    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".md", ".tex"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".html", ".md", ".tex"}
     drawn = fedred("figure", "reconstruction_error", out, "--out", tmp_path / "f")
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from fedred.config import FIGURES, TABLES, Settings, override, read_yaml, resolve
 from fedred.errors import UserError
-from fedred.plan import make_plan, partition_id
+from fedred.plan import JUDGED_OFFLINE, make_plan, partition_id
 from fedred.report.figures import FIGURES as DRAWN
+from fedred.report.offline import OFFLINE_FIGURES
+from fedred.report.tables import OFFLINE_TABLES
 from fedred.report.tables import TABLES as MADE
 
 CONFIGS = sorted(Path("config").glob("*.yaml"))
@@ -87,7 +89,7 @@ REFUSED = [
     (
         experiment(tables=["accuracy"]),
         "experiments.one.tables.0 is 'accuracy'",
-        "'performance' or 'detection'",
+        "'performance', 'detection', 'differences', 'errors', 'cost', 'reference' or 'threshold'",
     ),
     (
         experiment(tables=["detection"]),
@@ -95,6 +97,9 @@ REFUSED = [
         "accepts or rejects",
     ),
     (experiment(figures=["reconstruction_error"]), "'reconstruction_error' needs", "fedredefense"),
+    (experiment(tables=["errors"]), "experiments.one.tables: 'errors' needs", "fedredefense"),
+    (experiment(tables=["differences"]), "'differences' needs", "fedavg beside another defense"),
+    (experiment(figures=["sweep"]), "'sweep' needs", "exactly one numeric setting"),
     (experiment(grid={"rounds.x": [1]}, base={"rounds": 3}), "rounds.x", "not a group"),
     (experiment(grid={"seed": [1]}), "grid.seed is set", "seeds"),
     (experiment(grid={"attack": []}), "experiments.one.grid.attack is []", "at least 1 item"),
@@ -174,7 +179,9 @@ def test_any_data_is_a_plan_or_a_sentence(raw):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in CONFIGS if path.name not in ("one.yaml", "released.yaml")], ids=str
+    "path",
+    [path for path in CONFIGS if path.name not in ("one.yaml", "reference.yaml", "released.yaml")],
+    ids=str,
 )
 def test_shipped_configurations_are_valid(path):
     plan = make_plan(read_yaml(path))
@@ -205,7 +212,7 @@ def test_paper_configuration_has_the_released_numbers():
     assert (of["cinic10"]["first_iterations"], of["cinic10"]["later_iterations"]) == (2000, 4000)
     assert of["cinic10"]["initial_step_size"] == 0.05
     assert (of["fashion_mnist"]["step_size_lr"], of["fashion_mnist"]["image_lr"]) == (5e-6, 0.5)
-    assert {run["seed"] for run in plan.runs.values()} == {4}
+    assert {run["seed"] for run in plan.runs.values()} == {4, 5, 6}
 
 
 def test_grid_is_the_product_and_reaches_below_methods():
@@ -284,8 +291,55 @@ def test_partitions_are_shared_by_data_options_and_seed_alone():
 
 
 def test_tables_and_figures_have_the_names_that_the_reports_know():
-    assert tuple(MADE) == TABLES
-    assert set(DRAWN) == set(FIGURES)
+    assert tuple(MADE | OFFLINE_TABLES) == TABLES
+    assert set(DRAWN | OFFLINE_FIGURES) == set(FIGURES)
+    assert {*OFFLINE_TABLES, *OFFLINE_FIGURES} == {*JUDGED_OFFLINE}
+
+
+RECORDED = {"record": [1, 3], "rounds": 3, "malicious": 5, "attack": "mpaf"}
+
+
+def test_recorded_rounds_feed_tables_and_figures_of_their_own():
+    raw = {"base": RECORDED, "grid": {"defense": ["fedavg", "fedredefense"]}, "seeds": [0, 1]}
+    plan = make_plan({"experiments": {"one": raw, "two": {**raw, "grid": {}}}})
+    assert {"roc", "curves"} <= {*plan.figures["one"]}
+    assert "threshold" in plan.tables["one"]
+    for name in ("threshold", "roc", "curves"):
+        files = plan.sources("one", name)
+        assert len(files) == len(set(files)) == 2 * 2 * 2
+        assert all(file.startswith("results/reconstructions/one/digits-mpaf-") for file in files)
+        assert {Path(file).name for file in files} == {"round-0001.parquet", "round-0003.parquet"}
+    assert "images" in plan.figures["one"]
+    of_first_seed = plan.sources("one", "images")
+    assert len(of_first_seed) == 2
+    assert all("-s0-" in file for file in of_first_seed)
+    assert {Path(file).name for file in of_first_seed} == {"round-0001.safetensors"}
+    assert plan.judges["one"]["name"] == "fedredefense"
+    assert "two" not in plan.judges  # nothing there reconstructs
+    assert not {*JUDGED_OFFLINE} & {*plan.figures["two"], *plan.tables["two"]}
+
+
+def test_an_experiment_may_name_what_judges():
+    judge = {"name": "fedredefense", "threshold": 0.5}
+    plan = make_plan({"experiments": {"one": {"base": RECORDED, "judge": judge}}})
+    assert plan.judges["one"]["threshold"] == 0.5
+    assert "roc" in plan.figures["one"]
+    assert make_plan({"experiments": {"one": {"judge": judge}}}).judges == {}  # nothing recorded
+
+
+@pytest.mark.parametrize(
+    ("experiment", "sentence"),
+    [
+        ({"judge": "krum"}, "unknown defense 'krum'"),
+        ({"judge": {"name": "fedredefense", "threshhold": 1}}, "did you mean 'threshold'"),
+        ({"judge": "fedredefense", "figures": ["roc"]}, "'roc' needs runs that record rounds"),
+        ({"base": RECORDED, "tables": ["threshold"]}, "'threshold' needs runs that record rounds"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(experiment, sentence):
+    with pytest.raises(UserError) as told:
+        make_plan({"experiments": {"one": experiment}})
+    assert sentence in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_failed_write_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", no_space)
-    with told("could not be written: [Errno 28] No space left on device", path):
+    with told("could not be written: No space left on device", path):
         save_dataset(replace(digits, name="other"), path)
     assert load_dataset(path).name == "digits"
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

@@ -47,7 +47,9 @@ def test_generated_documents_are_up_to_date(path, made):
     assert Path(path).read_text() == made(), "run `make documents`"
 
 
-@pytest.mark.parametrize("path", ["config.yaml", "grid.yaml", "laptop.yaml", "paper.yaml"])
+@pytest.mark.parametrize(
+    "path", ["config.yaml", "grid.yaml", "laptop.yaml", "limits.yaml", "paper.yaml"]
+)
 def test_the_json_schema_accepts_the_shipped_configurations(path):
     config = yaml.safe_load(Path("config", path).read_text())
     jsonschema.validate(config, json.loads(json_schema()))
@@ -156,7 +158,7 @@ def test_the_attack_of_the_guide_sends_the_scaled_movement(tmp_path):
     attack = example("FreeRider", tmp_path)(scale=2.0)
     fed = dataclasses.replace(federation(attack="mpaf"), attack=attack)
     (first, _), (second, _) = itertools.islice(simulate(fed, initial_state(fed)), 2)
-    view = attacker_view(fed, second, torch.tensor([6, 7]), torch.zeros(2, 5), 3, 1)
+    view = attacker_view(fed, second, torch.tensor([6, 7]), torch.zeros(2, 5), 3)
     movement = second.weights - first.weights
     assert torch.equal(attack.forge(torch.zeros(2, 5), view).updates, (2 * movement).repeat(2, 1))
 
@@ -164,7 +166,7 @@ def test_the_attack_of_the_guide_sends_the_scaled_movement(tmp_path):
 def test_the_defense_of_the_guide_is_a_loop_over_columns(tmp_path):
     rule = example("MeanAroundMedian", tmp_path)(tolerated=2)
     fed = federation(attack="none")
-    view = server_view(fed, initial_state(fed), torch.arange(7), 1, 1)
+    view = server_view(fed, initial_state(fed), torch.arange(7), 1)
     updates = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     nearest = [sorted(c, key=lambda v, c=c: abs(v - sorted(c)[3]))[:5] for c in updates.T.tolist()]
     expected = torch.tensor(nearest, dtype=torch.float64).mean(1)

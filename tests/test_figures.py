@@ -1,5 +1,6 @@
 """Figures of made-up runs: what they draw is what the run folders hold."""
 
+import dataclasses
 import gc
 import json
 import re
@@ -15,12 +16,24 @@ from safetensors.numpy import save_file
 from scipy import stats
 
 from fedred.errors import UserError
+from fedred.plan import make_plan
 from fedred.report import style
 from fedred.report.figures import ERROR_LIMIT, FIGURES, FIRST_ROUNDS, write_figure
 from fedred.report.runs import Run, load_runs
+from fedred.report.sweeps import swept_setting
 
 SEEDS = (0, 1, 2)
 OF_RUNS = [name for name in FIGURES if name != "partition"]
+
+
+def source(name: str, grid: list[Run]) -> list[Run]:
+    """Return the runs that a figure can be drawn of: all, or those of a sweep."""
+    return [sweep_of(run) for run in grid] + grid if name == "sweep" else grid
+
+
+def sweep_of(run: Run) -> Run:
+    changed = {**run.settings, "participation": 0.5}
+    return dataclasses.replace(run, folder=run.folder / "half", settings=changed)
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +228,189 @@ def test_many_attacks_stand_below_each_other(tmp_path: Path) -> None:
     assert accuracy.get_position().y0 > success.get_position().y1
 
 
+def swept_runs(root: Path, made: list[dict], seeds: tuple[int, ...] = (0,)) -> list[Run]:
+    """Runs of the given settings for every seed; their accuracy is 0.5, 0.51, ... in this order."""
+    root.mkdir()
+    return load_runs(
+        write_run(
+            root / f"{index}-{seed}",
+            one | {"seed": seed},
+            {"accuracy": 0.5 + index / 100 + seed / 10},
+        )
+        for index, one in enumerate(made)
+        for seed in seeds
+    )
+
+
+def alphas(*values: float, attack: str = "mpaf", defense: str = "krum") -> list[dict]:
+    return [settings(attack, defense, partition__alpha=value) for value in values]
+
+
+IID = settings("mpaf", "krum", partition={"name": "iid", "clients": 20})
+
+
+def points(figure: Figure, panel: int) -> list[tuple[list[float], list[float]]]:
+    lines = figure.axes[panel].lines
+    return [(list(line.get_xdata()), list(line.get_ydata())) for line in lines]
+
+
+def tick_labels(figure: Figure, panel: int) -> list[str]:
+    return [label.get_text() for label in figure.axes[panel].get_xticklabels()]
+
+
+def test_sweep_draws_means_over_seeds_against_the_setting(tmp_path: Path) -> None:
+    runs = swept_runs(tmp_path / "runs", alphas(1.0, 0.1, 0.5), seeds=(0, 1))
+    figure = FIGURES["sweep"](runs)
+    assert [axis.get_ylabel() for axis in figure.axes] == ["Test accuracy", "FPR", "FNR"]
+    assert figure.axes[0].get_xscale() == "linear"
+    assert figure.axes[2].get_xlabel() == "Dirichlet alpha"
+    ((x, accuracy),) = points(figure, 0)
+    assert x == [0.1, 0.5, 1.0]
+    assert accuracy == pytest.approx([0.56, 0.57, 0.55])
+    for panel, rate in ((1, "AFPR"), (2, "AFNR")):
+        ((x, drawn),) = points(figure, panel)
+        order = [runs[2:4], runs[4:6], runs[0:2]]
+        assert x == [0.1, 0.5, 1.0]
+        assert drawn == pytest.approx([np.mean([run.final[rate] for run in two]) for two in order])
+    (band,) = figure.axes[0].collections
+    half = stats.t.ppf(0.975, 1) * np.std([0, 0.1], ddof=1) / np.sqrt(2)
+    heights = band.get_paths()[0].vertices
+    heights = heights[heights[:, 0] == 0.5, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((0.57 - half, 0.57 + half))
+
+
+def test_sweep_puts_iid_last_and_wide_ranges_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    runs = swept_runs(tmp_path / "runs", [IID, *alphas(0.1, 1.0, 10.0)])
+    figure = FIGURES["sweep"](runs)
+    assert figure.axes[0].get_xscale() == "log"
+    assert tick_labels(figure, 2) == ["0.1", "1", "10", "IID"]
+    line, iid = points(figure, 0)
+    assert line == ([0.1, 1.0, 10.0], pytest.approx([0.51, 0.52, 0.53]))
+    assert iid[0] == pytest.approx([10 * 100**0.2])
+    assert iid[1] == pytest.approx([0.5])
+    assert figure.axes[0].get_xlim()[1] > iid[0][0]
+
+
+def test_interval_of_iid_is_a_bar(tmp_path: Path) -> None:
+    runs = swept_runs(tmp_path / "runs", [*alphas(0.1, 1.0), IID], seeds=(0, 1, 2))
+    bar = FIGURES["sweep"](runs).axes[0].collections[-1].get_segments()[0]
+    half = stats.t.ppf(0.975, 2) * 0.1 / np.sqrt(3)
+    assert list(bar[:, 1]) == pytest.approx([0.62 - half, 0.62 + half])
+
+
+def test_a_method_without_the_setting_is_a_level_line(tmp_path: Path) -> None:
+    made = [settings("mpaf", "fedavg")]
+    made += [
+        settings("mpaf", "fedredefense", defense__threshold=value) for value in (0.4, 0.6, 0.8)
+    ]
+    figure = FIGURES["sweep"](swept_runs(tmp_path / "runs", made))
+    level, own = figure.axes[0].lines
+    assert list(level.get_ydata()) == [0.5, 0.5, 0.5]
+    assert level.get_marker() in ("", "None")
+    assert own.get_marker() == "o"
+    assert list(own.get_xdata()) == [0.4, 0.6, 0.8]
+    assert len(figure.axes[1].lines) == 1  # FedAvg flags nobody
+
+
+def test_sweep_has_a_column_an_attack_and_a_dash_where_nothing_is_defined(tmp_path: Path) -> None:
+    made = [settings("none", "krum")]
+    made += [settings("mpaf", "krum", malicious=value) for value in (2, 5, 8)]
+    figure = FIGURES["sweep"](swept_runs(tmp_path / "runs", made))
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["No attack", "MPAF", "", "", "", ""]
+    assert points(figure, 0) == [([2.0, 5.0, 8.0], [0.5, 0.5, 0.5])]
+    assert [text.get_text() for text in figure.axes[4].texts] == ["\N{EN DASH}"]
+    assert not figure.axes[4].lines
+
+
+def test_sweep_without_selecting_defense_shows_accuracy_alone(tmp_path: Path) -> None:
+    runs = swept_runs(tmp_path / "runs", alphas(0.1, 1.0, defense="median"))
+    assert [axis.get_ylabel() for axis in FIGURES["sweep"](runs).axes] == ["Test accuracy"]
+
+
+@pytest.mark.parametrize("attacks", [1, 4, 5, 7])
+def test_every_attack_has_its_panels(attacks: int, tmp_path: Path) -> None:
+    names = [f"attack{number}" for number in range(attacks)]
+    made = [one for name in names for one in alphas(0.1, 1.0, attack=name)]
+    figure = FIGURES["sweep"](swept_runs(tmp_path / "runs", made))
+    assert sorted(filter(None, (axis.get_title() for axis in figure.axes))) == names
+    assert len(figure.axes) == 3 * attacks
+    assert all(axis.lines for axis in figure.axes)
+
+
+def test_labels_of_a_sweep_do_not_overlap(tmp_path: Path) -> None:
+    runs = swept_runs(tmp_path / "runs", alphas(0.05, 0.1, 0.12, 0.5, 0.9, 1.0))
+    figure = FIGURES["sweep"](runs)
+    assert tick_labels(figure, 2) == ["0.12", "0.5", "1"]
+    ticks = [*figure.axes[2].get_xticks(minor=True), *figure.axes[2].get_xticks()]
+    assert sorted(set(ticks)) == [0.05, 0.1, 0.12, 0.5, 0.9, 1.0]
+
+
+DIRICHLET = settings(partition={"name": "dirichlet", "clients": 20, "alpha": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("made", "path"),
+    [
+        (alphas(0.1, 1.0), "partition.alpha"),
+        ([*alphas(0.1, 1.0), IID], "partition.alpha"),
+        ([*alphas(0.1), IID], None),
+        ([settings(training__lr=value) for value in (0.1, 0.2)], "training.lr"),
+        ([settings(participation=value) for value in (0.5, 1.0)], "participation"),
+        ([settings("mpaf", malicious=2), settings("mpaf"), settings("none")], "malicious"),
+        ([settings("mpaf"), settings("none")], None),
+        ([settings("mpaf", "krum"), settings("mpaf", "median")], None),
+        ([settings("scaling", attack__factor=value) for value in (2.0, 3.0)], "attack.factor"),
+        (
+            [
+                settings("mpaf", "fedredefense", defense__reconstruction__images_per_class=value)
+                for value in (1, 2)
+            ],
+            "defense.reconstruction.images_per_class",
+        ),
+        ([settings(training__lr=value, partition__alpha=value) for value in (0.1, 0.2)], None),
+        ([settings(dataset__name=name) for name in ("digits", "cifar10")], None),
+        ([settings(dataset__samples=value) for value in (None, 10)], None),
+        ([settings(training__nesterov=value) for value in (False, True)], None),
+        ([settings(), DIRICHLET], None),
+        ([settings("mpaf", "krum", training__lr=0.2), settings("mpaf", "krum"), IID], None),
+        (
+            [
+                settings(partition={"name": "iid", "clients": 20}, training__lr=value)
+                for value in (0.1, 0.2)
+            ],
+            "training.lr",
+        ),
+    ],
+)
+def test_the_swept_setting_is_the_one_number_that_differs(
+    made: list[dict], path: str | None, tmp_path: Path
+) -> None:
+    assert swept_setting(made) == path
+    runs = swept_runs(tmp_path / "runs", made)
+    if path is None:
+        with pytest.raises(UserError, match="differ in exactly one numeric setting"):
+            FIGURES["sweep"](runs)
+    else:
+        FIGURES["sweep"](runs)
+
+
+@pytest.mark.parametrize(
+    ("grid", "drawn"),
+    [
+        ({"partition.alpha": [0.1, 1.0]}, True),
+        ({"partition.alpha": [0.1, 1.0], "rounds": [1, 2]}, False),
+        ({"attack": ["none", "mpaf"]}, False),
+    ],
+)
+def test_a_sweep_is_planned_where_the_grid_is_one(grid: dict, drawn: bool) -> None:
+    partition = {"name": "balanced_dirichlet", "clients": 8}
+    base = {"attack": "mpaf", "malicious": 2, "partition": partition}
+    plan = make_plan({"experiments": {"one": {"base": base, "grid": grid, "seeds": [0, 1]}}})
+    assert ("sweep" in plan.figures["one"]) == drawn
+    assert plan.outputs() == plan.table_files() + plan.figure_files()
+
+
 def test_partition_dots_are_the_counts(tmp_path: Path) -> None:
     counts = write_partition(tmp_path / "partition.safetensors")
     figure = FIGURES["partition"](tmp_path / "partition.safetensors")
@@ -241,9 +437,10 @@ def test_partition_shows_names_of_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FIGURES)
 def test_written_twice_the_bytes_are_the_same(name: str, grid: list[Run], tmp_path: Path) -> None:
     write_partition(tmp_path / "partition.safetensors")
-    source = tmp_path / "partition.safetensors" if name == "partition" else grid
+    path = tmp_path / "partition.safetensors"
     for folder in ("first", "second"):
-        write_figure(FIGURES[name](source), tmp_path / folder / "figure.v1")
+        drawn = FIGURES[name](path if name == "partition" else source(name, grid))
+        write_figure(drawn, tmp_path / folder / "figure.v1")
     assert sorted(path.name for path in (tmp_path / "first").iterdir()) == [
         "figure.v1.pdf",
         "figure.v1.png",
@@ -266,7 +463,7 @@ def test_settings_of_matplotlib_stay_as_they_were(grid: list[Run], tmp_path: Pat
 
 def test_text_stays_inside_the_page(grid: list[Run], tmp_path: Path) -> None:
     write_partition(tmp_path / "partition.safetensors")
-    figures = [FIGURES[name](grid) for name in OF_RUNS]
+    figures = [FIGURES[name](source(name, grid)) for name in OF_RUNS]
     for figure in [*figures, FIGURES["partition"](tmp_path / "partition.safetensors")]:
         figure.draw_without_rendering()
         width, height = figure.get_size_inches()

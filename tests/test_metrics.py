@@ -82,7 +82,7 @@ def test_measuring_leaves_the_test_images_as_they_are():
 def test_predictions_do_not_depend_on_the_evaluation_batch():
     model, weights = known_model()
     images, labels = known_test_set()
-    copies = EVALUATION_BATCH // len(images) + 2
+    copies = EVALUATION_BATCH[images.device.type] // len(images) + 2
     many = predictions(model, weights, images.repeat(copies, 1, 1, 1))
     assert torch.equal(many, predictions(model, weights, images).repeat(copies))
     assert math.isnan(accuracy(model, weights, images[:0], labels[:0]))

@@ -33,9 +33,9 @@ def test_the_seed_changes_everything():
 def test_fedavg_without_attack_is_the_mean_of_separately_trained_clients():
     fed = federation(attack="none")
     start = initial_state(fed)
-    after, _ = play_round(fed, start, chunk=8)
+    after, _ = play_round(fed, start)
     alone = [
-        local_updates(fed, start.weights, torch.tensor([client]), 1, 1)
+        local_updates(fed, start.weights, torch.tensor([client]), 1)
         for client in range(len(fed.clients))
     ]
     expected = start.weights + torch.cat(alone).mean(0)
@@ -135,7 +135,7 @@ def test_a_rule_sees_what_the_clients_announced():
             return Verdict(updates.mean(0), torch.ones(len(updates), dtype=torch.bool))
 
     fed = dataclasses.replace(federation(participation=0.5), defense=Spy())
-    play_round(fed, initial_state(fed), chunk=8)
+    play_round(fed, initial_state(fed))
     sizes = [len(fed.clients[client][1]) for client in seen[0].clients.tolist()]
     assert seen[0].samples.tolist() == sizes
     assert seen[0].training == fed.training

@@ -1,6 +1,7 @@
 """Tables of made-up runs against numbers worked out here."""
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from run_folders import ATTACKS, DEFENSES, settings, write_grid, write_run
 from scipy import stats
 
 from fedred.errors import UserError
+from fedred.report.differences import holm
 from fedred.report.runs import Run, load_runs
 from fedred.report.style import DISPLAY_NAMES, HIGHER_IS_BETTER
 from fedred.report.tables import DETECTION, PERFORMANCE, TABLES, print_table, write_table
 
 DASH = "\N{EN DASH}"
+OF_DIGITS = [name for name in TABLES if name != "reference"]  # nobody published values for digits
 REGISTRY_NAMES = {shown: name for name, shown in DISPLAY_NAMES.items()}
 
 
@@ -92,6 +95,197 @@ def final(rate: float | None) -> dict[str, float | None]:
     return {"attack_success_rate": rate}
 
 
+def accuracies(root: Path, values: dict[str, list[float]], attack: str = "mpaf") -> list[Run]:
+    """One run a defense and seed, with the given final accuracies."""
+    return load_runs(
+        write_run(root / f"{name}-{seed}", settings(attack, name, seed), {"accuracy": value})
+        for name, seeds in values.items()
+        for seed, value in enumerate(seeds)
+    )
+
+
+def test_titles_tell_the_number_of_seeds(grid: list[Run], tmp_path: Path) -> None:
+    kept = [run for run in grid if run.settings["seed"] == 0 or "krum" not in run.name]
+    titles = []
+    for runs in (grid, kept, [run for run in grid if run.settings["seed"] == 0]):
+        write_table(TABLES["detection"](runs), "detection", tmp_path / "table")
+        titles += [title for title, _ in markdown_tables((tmp_path / "table.md").read_text())]
+    told = ["n = 3 seeds", "n = 1 to 3 seeds", "n = 1 seed"]
+    assert titles == [f"Digits: rates in %, AAR in rounds, {n}" for n in told]
+    assert told[2] in (tmp_path / "table.tex").read_text()
+
+
+def test_differences_are_paired_t_tests_against_fedavg(tmp_path: Path) -> None:
+    values = {
+        "fedavg": [0.50, 0.61, 0.55, 0.58],
+        "median": [0.53, 0.66, 0.57, 0.64],
+        "krum": [0.40, 0.70, 0.50, 0.52],
+    }
+    frame = TABLES["differences"](accuracies(tmp_path, values))
+    assert list(frame["defense"]) == ["median", "krum"]
+    assert list(frame["baseline"]) == ["fedavg"] * 2
+    for row in frame.to_dict("records"):
+        test = stats.ttest_rel(values[row["defense"]], values["fedavg"])
+        low, high = test.confidence_interval(0.95)
+        difference = 100 * (np.array(values[row["defense"]]) - values["fedavg"])
+        assert row["mean"] == pytest.approx(difference.mean())
+        assert row["std"] == pytest.approx(difference.std(ddof=1))
+        assert row["ci95"] == pytest.approx(100 * (high - low) / 2)
+        assert row["p"] == pytest.approx(test.pvalue)
+        assert row["n"] == 4
+    # Holm: the smaller p counts twice.
+    assert list(frame["p_holm"]) == pytest.approx([2 * frame["p"][0], frame["p"][1]])
+    assert list(frame["significant"]) == [True, False]
+
+
+def test_a_difference_that_the_correction_takes_back_is_not_marked(tmp_path: Path) -> None:
+    once = {"fedavg": [0.50, 0.61, 0.55], "median": [0.55, 0.665, 0.58]}
+    write = {"krum": once["median"], "median": once["median"], "fedavg": once["fedavg"]}
+    for values, marked in ((once, True), (write, False)):
+        folder = tmp_path / str(marked)
+        frame = TABLES["differences"](accuracies(folder, values))
+        assert (frame["p"] < 0.05).all()
+        assert list(frame["significant"]) == [marked] * (len(values) - 1)
+        write_table(frame, "differences", folder / "table")
+        assert (r"\*" in (folder / "table.md").read_text()) == marked
+        assert ("$^{*}$" in (folder / "table.tex").read_text()) == marked
+
+
+def test_holm_follows_its_definition() -> None:
+    p = np.array([0.01, np.nan, 0.04, 0.03, 0.005])
+    np.testing.assert_allclose(holm(p), [0.03, np.nan, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm(np.array([0.6, 0.9])), [1.0, 1.0])
+
+
+def test_one_pair_of_seeds_has_no_interval_and_no_mark(tmp_path: Path) -> None:
+    frame = TABLES["differences"](accuracies(tmp_path, {"fedavg": [0.5], "median": [0.75]}))
+    assert not frame["significant"].any()
+    assert frame["p"].isna().all()
+    write_table(frame, "differences", tmp_path / "table")
+    ((title, table),) = markdown_tables((tmp_path / "table.md").read_text())
+    assert title == "Digits: Accuracy minus that of FedAvg (points), n = 1 pair"
+    assert table.loc[0, "Median"] == f"25.00±{DASH}"
+    assert r"25.00\,{\scriptsize$\pm$--}" in (tmp_path / "table.tex").read_text()
+
+
+@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (0.25, 0.0)])
+def test_differences_without_spread(shift: float, p: float, tmp_path: Path) -> None:
+    values = {"fedavg": [0.5, 0.25], "median": [0.5 + shift, 0.25 + shift]}
+    frame = TABLES["differences"](accuracies(tmp_path, values))
+    assert list(frame["p"]) == [p]
+    assert list(frame["significant"]) == [p == 0]
+
+
+def test_only_seeds_of_both_are_paired(tmp_path: Path) -> None:
+    values = {"fedavg": [0.50, 0.60, 0.90], "median": [0.60, 0.80]}
+    (row,) = TABLES["differences"](accuracies(tmp_path, values)).to_dict("records")
+    assert row["n"] == 2
+    assert row["mean"] == pytest.approx(15)
+
+
+def test_differences_need_fedavg_beside_another_defense(tmp_path: Path) -> None:
+    for number, values in enumerate(({"median": [0.5], "krum": [0.4]}, {"fedavg": [0.5]})):
+        with pytest.raises(UserError, match="defended by fedavg and by another defense"):
+            TABLES["differences"](accuracies(tmp_path / str(number), values))
+
+
+def client_run(folder: Path, rows: list[tuple[int, bool, bool, float, int]], **changes: int) -> Run:
+    """A run of two rounds with clients given as (round, malicious, participated, score, steps)."""
+    made = settings("mpaf", "fedredefense", rounds=2, **changes)
+    (run,) = load_runs([write_run(folder, made)])
+    columns = ["round", "malicious", "participated", "score", "iterations"]
+    run.__dict__["clients"] = pd.DataFrame(rows, columns=columns)
+    return run
+
+
+def test_errors_by_definition(tmp_path: Path) -> None:
+    nan, inf = np.nan, np.inf
+    first = [(1, False, True, 0.5, 10), (1, True, True, inf, 1), (1, True, True, 0.9, 40)]
+    later = [(2, False, True, 0.3, 2), (2, True, False, 7.0, 9), (2, True, True, nan, 0)]
+    other = [(1, False, True, 0.1, 3), (1, True, True, nan, 5)]
+    runs = [client_run(tmp_path / "0", first + later), client_run(tmp_path / "1", other, seed=1)]
+    honest, malicious = TABLES["errors"](runs).to_dict("records")
+    assert (honest["clients"], malicious["clients"]) == ("honest", "malicious")
+    assert honest["mean"] == pytest.approx(0.3)
+    assert honest["std"] == pytest.approx(0.2)
+    assert (honest["n"], honest["not_finite"], honest["seeds"]) == (3, 0, 2)
+    assert malicious["mean"] == pytest.approx(0.9)
+    assert np.isnan(malicious["std"])
+    assert (malicious["n"], malicious["not_finite"], malicious["seeds"]) == (1, 2, 2)
+    write_table(TABLES["errors"](runs), "errors", tmp_path / "table")
+    ((title, table),) = markdown_tables((tmp_path / "table.md").read_text())
+    assert title == "Digits: reconstruction errors, 2 seeds"
+    assert list(table.iloc[0]) == ["MPAF", "Honest", "0.300", "0.200", "3", "0"]
+    assert list(table.iloc[1]) == ["MPAF", "Malicious", "0.900", DASH, "1", "2"]
+
+
+def test_errors_take_runs_of_fedredefense_only(grid: list[Run]) -> None:
+    frame = TABLES["errors"](grid)
+    assert set(frame["defense"]) == {"fedredefense"}
+    pairs = list(zip(frame["attack"], frame["clients"], strict=True))
+    assert ("none", "malicious") not in pairs
+    assert len(pairs) == 2 * len(ATTACKS) - 1
+    with pytest.raises(UserError, match="needs a run defended by fedredefense"):
+        TABLES["errors"]([run for run in grid if "fedredefense" not in run.name])
+
+
+def test_cost_by_definition(tmp_path: Path) -> None:
+    # write_run notes 4 + 0.5 + 1.5 + 2 seconds; these runs have two rounds.
+    runs = [
+        client_run(
+            tmp_path / "0",
+            [
+                (1, False, True, 0.5, 10),
+                (1, True, False, 0.5, 99),
+                (2, False, True, 0.5, 0),
+                (2, True, True, 0.5, 20),
+            ],
+        ),
+        client_run(tmp_path / "1", [(1, False, True, 0.5, 5), (2, False, True, 0.5, 5)], seed=1),
+        *accuracies(tmp_path, {"median": [0.5]}),
+    ]
+    for run in runs[2:]:
+        run.settings["rounds"] = 2
+    frame = TABLES["cost"](runs)
+    rows = frame.set_index(["defense", "metric"])
+    seconds = ("training", "attack", "defense", "evaluation", "total")
+    for defense, n in (("fedredefense", 2), ("median", 1)):
+        means = [rows.loc[(defense, part), "mean"] for part in seconds]
+        assert means == pytest.approx([2.0, 0.25, 0.75, 1.0, 4.0])
+        assert [rows.loc[(defense, part), "n"] for part in seconds] == [n] * 5
+    assert rows.loc[("fedredefense", "iterations"), "mean"] == pytest.approx((15 + 5) / 2)
+    assert rows.loc[("fedredefense", "iterations"), "std"] == pytest.approx(np.sqrt(50))
+    assert rows.loc[("median", "iterations"), "n"] == 0
+    write_table(frame, "cost", tmp_path / "table")
+    ((_, table),) = markdown_tables((tmp_path / "table.md").read_text())
+    told = ["2.000", "0.250", "0.750", "1.000", "4.000"]
+    assert list(table.iloc[0]) == ["FedREDefense", *told, "10.0", "300", "0.500", "2"]
+    assert list(table.iloc[1]) == ["Median", *told, DASH, "300", "0.500", "1"]
+
+
+@pytest.mark.parametrize("seconds", [None, "1", True, -1.0, [], 1e300])
+def test_cost_without_seconds_is_refused(seconds: object, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", settings())
+    content = json.loads((folder / "run.json").read_text())
+    content["timings"]["defense"] = seconds
+    (folder / "run.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"run\.json does not tell the seconds of its defense"):
+        TABLES["cost"](load_runs([folder]))
+    content["timings"]["defense"], content["memory"]["peak"] = 1.0, seconds
+    (folder / "run.json").write_text(json.dumps(content))
+    if seconds is not None:
+        with pytest.raises(UserError, match=r"run\.json does not tell the bytes of its peak"):
+            TABLES["cost"](load_runs([folder]))
+    del content["memory"]
+    (folder / "run.json").write_text(json.dumps(content))
+    rows = TABLES["cost"](load_runs([folder])).set_index("metric")
+    assert rows.loc["peak", "n"] == 0  # a run of a version that did not tell
+    content["timings"] = 3
+    (folder / "run.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="timings"):
+        load_runs([folder])
+
+
 def test_frame_holds_every_method_in_the_order_of_the_runs(grid: list[Run]) -> None:
     frame = TABLES["performance"](grid)
     expected = ["dataset", "attack", "defense", "metric", "mean", "std", "ci95", "n"]
@@ -150,7 +344,8 @@ def test_other_settings_that_differ_become_columns(tmp_path: Path) -> None:
     write_table(frame, "performance", tmp_path / "table")
     titles = [title for title, _ in markdown_tables((tmp_path / "table.md").read_text())]
     assert titles == [
-        f"Digits, partition.alpha = {alpha:g}, training.lr = {alpha / 10:g}: Accuracy (%)"
+        f"Digits, partition.alpha = {alpha:g}, training.lr = {alpha / 10:g}: "
+        "Accuracy (%), n = 2 seeds"
         for alpha in (0.1, 1.0)
     ]
 
@@ -238,7 +433,7 @@ def test_performance_markdown_says_what_the_csv_says(grid: list[Run], tmp_path: 
     write_table(TABLES["performance"](grid), "performance", tmp_path / "table")
     tidy = pd.read_csv(tmp_path / "table.csv", keep_default_na=False, na_values=[""])
     tables = markdown_tables((tmp_path / "table.md").read_text())
-    metrics = [REGISTRY_NAMES[title.split(": ")[1]] for title, _ in tables]
+    metrics = [REGISTRY_NAMES[title.split(": ")[1].split(", n")[0]] for title, _ in tables]
     assert metrics == list(PERFORMANCE)
     told = 0
     for metric, (_, table) in zip(metrics, tables, strict=True):
@@ -265,7 +460,7 @@ def test_detection_markdown_says_what_the_csv_says(grid: list[Run], tmp_path: Pa
         assert [number(cell) for cell in cells] == pytest.approx(means, abs=0.0051, nan_ok=True)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", OF_DIGITS)
 def test_latex_is_balanced(name: str, grid: list[Run], tmp_path: Path) -> None:
     write_table(TABLES[name](grid), name, tmp_path / "table")
     text = (tmp_path / "table.tex").read_text()
@@ -288,24 +483,24 @@ def test_latex_and_markdown_escape_names(tmp_path: Path) -> None:
     runs = load_runs(write_run(tmp_path / str(i), one) for i, one in enumerate(made))
     write_table(TABLES["performance"](runs), "performance", tmp_path / "table")
     tex, md = (tmp_path / "table.tex").read_text(), (tmp_path / "table.md").read_text()
-    assert r"\textit{my\_data \& 100\%: Accuracy (\%)}" in tex
+    assert r"\textit{my\_data \& 100\%: Accuracy (\%), n = 1 seed}" in tex
     assert r"new\_attack (mode=\#1)" in tex
     assert r"new\_attack (mode=a\|b)" in md
     assert not re.search(r"(?<!\\)_", tex.replace(r"\usepackage", ""))
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", OF_DIGITS)
 def test_written_twice_the_bytes_are_the_same(name: str, grid: list[Run], tmp_path: Path) -> None:
     for folder in ("first", "second"):
         write_table(TABLES[name](grid), name, tmp_path / folder / "table.v1")
     written = sorted(path.name for path in (tmp_path / "first").iterdir())
-    assert written == ["table.v1.csv", "table.v1.md", "table.v1.tex"]
+    assert written == ["table.v1.csv", "table.v1.html", "table.v1.md", "table.v1.tex"]
     for path in written:
         first, second = (tmp_path / folder / path for folder in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", OF_DIGITS)
 def test_terminal_is_plain_when_piped_and_fits(name: str, grid: list[Run]) -> None:
     frame, output = TABLES[name](grid), io.StringIO()
     print_table(frame, name, Console(file=output, width=100))
@@ -313,8 +508,8 @@ def test_terminal_is_plain_when_piped_and_fits(name: str, grid: list[Run]) -> No
     assert "\x1b" not in text
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 100
-    means = frame["mean"].dropna()
-    assert len(re.findall(r"\d\.\d\d±", text)) == len(means)
+    intervals = frame["ci95"].dropna() if "ci95" in frame else []
+    assert len(re.findall(r"\d\.\d\d±", text)) == len(intervals)
 
 
 def test_terminal_shows_the_title(tmp_path: Path) -> None:
@@ -333,7 +528,7 @@ def test_terminal_shows_the_best_in_bold(tmp_path: Path) -> None:
     assert not re.search(r"\x1b\[1m *50\.00", output.getvalue())
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", OF_DIGITS)
 def test_no_runs_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="no runs"):
         TABLES[name]([])

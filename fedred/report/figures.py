@@ -1,4 +1,4 @@
-"""The figures: accuracy over rounds, reconstruction errors, heat maps, the partition."""
+"""The figures: accuracy over rounds, reconstruction errors, heat maps, the partition, a sweep."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,14 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from fedred.errors import UserError
-from fedred.files import written_whole
+from fedred.files import told, written_whole
 from fedred.report import style
+from fedred.report.drawing import defense_line, first_seen, legend_columns, page_figure
 from fedred.report.labels import LabelledRun, label_runs, value_in_words
 from fedred.report.runs import Run
 from fedred.report.statistics import FloatArray, Spread, spread
+from fedred.report.sweep_figure import sweep
 
 FIRST_ROUNDS = 10
 """Rounds shown by `reconstruction_error`."""
@@ -41,14 +43,14 @@ def accuracy_over_rounds(runs: Sequence[Run]) -> Figure:
     Lines are means over seeds, bands their 95 % confidence interval (none for a single seed).
     """
     labelled = label_runs(runs)
-    defenses = _first_seen(one.defense for one in labelled)
+    defenses = first_seen(one.defense for one in labelled)
     panels = _panels(labelled, lambda one: style.display(one.attack))
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    legend_columns = _legend_columns([style.display(name) for name in defenses])
-    legend_rows = -(-len(defenses) // legend_columns)
+    legend_width = legend_columns([style.display(name) for name in defenses])
+    legend_rows = -(-len(defenses) // legend_width)
     panel_height = 1.55 + 0.14 * panels[0][0].count("\n")
-    figure = _figure(style.PAGE_WIDTH, 0.35 + panel_height * rows + 0.17 * legend_rows)
+    figure = page_figure(style.PAGE_WIDTH, 0.35 + panel_height * rows + 0.17 * legend_rows)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
     for axis, (title, members) in zip(axes, panels, strict=False):
         axis.set(title=title, ylim=(0, 1), yticks=np.linspace(0, 1, 6))
@@ -57,21 +59,16 @@ def accuracy_over_rounds(runs: Sequence[Run]) -> Figure:
     for axis in list(axes)[len(panels) :]:
         axis.remove()
     _label_outer(figure, columns, "Round", "Test accuracy")
-    handles = [_line(defense, defenses, [], []) for defense in defenses]
-    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns)
+    handles = [defense_line(defense, defenses, [], []) for defense in defenses]
+    figure.legend(handles=handles, loc="outside lower center", ncols=legend_width)
     return figure
-
-
-def _legend_columns(labels: list[str]) -> int:
-    """Return how many columns of a legend fit on the page: about 14 letters an inch."""
-    return max(1, min(len(labels), int(style.PAGE_WIDTH * 14 / (max(map(len, labels)) + 7))))
 
 
 def _draw_accuracy(axis: Axes, group: list[LabelledRun], defenses: list[str]) -> None:
     if not group:
         return
     rounds, accuracy = _over_rounds(group, "accuracy")
-    line = _line(group[0].defense, defenses, rounds, accuracy.mean)
+    line = defense_line(group[0].defense, defenses, rounds, accuracy.mean)
     axis.add_line(line)
     axis.update_datalim(np.column_stack([rounds, accuracy.mean]))
     axis.autoscale_view(scaley=False)
@@ -89,24 +86,6 @@ def _over_rounds(group: list[LabelledRun], metric: str) -> tuple[FloatArray, Spr
     return table.index.to_numpy(float), spread(table.to_numpy(float).T)
 
 
-def _line(label: str, labels: list[str], x: Any, y: Any) -> Line2D:
-    color, dashes = style.line(label)
-    own = style.base_name(label) == "fedredefense"
-    return Line2D(
-        x,
-        y,
-        color=color,
-        linestyle=dashes,
-        # Wide and below, so that a line that coincides with it can still be seen.
-        linewidth=2.4 if own else 1.1,
-        zorder=1.9 if own else 2,
-        marker=style.variant_marker(label, labels),
-        markersize=3,
-        markevery=0.2 if len(x) else None,
-        label=style.display(label),
-    )
-
-
 @matplotlib.rc_context(style.RC)
 def reconstruction_error(runs: Sequence[Run]) -> Figure:
     """Return reconstruction errors and iterations of honest and malicious clients, per attack.
@@ -122,7 +101,7 @@ def reconstruction_error(runs: Sequence[Run]) -> Figure:
     if runs and not reconstructing:
         raise UserError("the figure of reconstruction errors needs a run defended by fedredefense")
     panels = _panels(label_runs(reconstructing), lambda one: style.display(one.defense))
-    figure = _figure(style.PAGE_WIDTH, 0.3 + 3.3 * len(panels))
+    figure = page_figure(style.PAGE_WIDTH, 0.3 + 3.3 * len(panels))
     axes = figure.subplots(2 * len(panels), 1, squeeze=False)[:, 0]
     for row, (title, members) in enumerate(panels):
         errors, iterations = axes[2 * row : 2 * row + 2]
@@ -136,7 +115,7 @@ def reconstruction_error(runs: Sequence[Run]) -> Figure:
 
 
 def _draw_reconstructions(errors: Axes, iterations: Axes, group: list[LabelledRun]) -> None:
-    attacks = _first_seen(one.attack for one in group)
+    attacks = first_seen(one.attack for one in group)
     for position, attack in enumerate(attacks):
         clients = _judged_clients([one for one in group if one.attack == attack])
         for malicious, shift in ((False, -0.2), (True, 0.2)):
@@ -228,12 +207,12 @@ def heat_map(runs: Sequence[Run]) -> Figure:
 def _heat_maps(runs: Sequence[Run], titles: dict[str, str]) -> Figure:
     """Draw one map a metric, side by side, or below each other when the attacks are many."""
     panels = _panels(label_runs(runs), lambda one: "")
-    attacks = _first_seen(one.attack for _, group in panels for one in group)
-    defenses = [_first_seen(one.defense for one in group) for _, group in panels]
+    attacks = first_seen(one.attack for _, group in panels for one in group)
+    defenses = [first_seen(one.defense for one in group) for _, group in panels]
     maps = [(metric, *panel) for panel in zip(panels, defenses, strict=True) for metric in titles]
     columns = len(titles) if len(attacks) <= SIDE_BY_SIDE else 1
     heights = [0.4 + 0.26 * len(names) for _, _, names in maps[::columns]]
-    figure = _figure(style.PAGE_WIDTH, 0.7 + sum(heights))
+    figure = page_figure(style.PAGE_WIDTH, 0.7 + sum(heights))
     axes = figure.subplots(
         len(heights), columns, sharex=True, sharey="row", squeeze=False, height_ratios=heights
     )
@@ -304,7 +283,7 @@ def partition(path: Path | str) -> Figure:
     """
     counts, classes = _read_partition(Path(path))
     clients, C = counts.shape
-    figure = _figure(style.PAGE_WIDTH, 1.5 + 0.22 * C)
+    figure = page_figure(style.PAGE_WIDTH, 1.5 + 0.22 * C)
     total, dots = figure.subplots(2, 1, sharex=True, height_ratios=[1, 0.45 * C])
     total.bar(range(clients), counts.sum(axis=1), width=0.7, color=style.GREY)
     total.set_ylabel("Samples")
@@ -321,16 +300,15 @@ def partition(path: Path | str) -> Figure:
 
 
 def _read_partition(path: Path) -> tuple[np.ndarray, list[str]]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            counts = file.get_tensor("counts")
-            names = json.loads((file.metadata() or {}).get("classes", "[]"))
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = (
-            "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-        )
-        raise UserError(f"the partition file {path} {reason}") from error
-    return counts, [str(name) for name in names or range(counts.shape[1])]
+    with (
+        told(f"the partition file {path} cannot be read"),
+        safe_open(path, framework="numpy") as file,
+    ):
+        counts = file.get_tensor("counts")
+        names = json.loads((file.metadata() or {}).get("classes", "[]")) or range(counts.shape[1])
+        if counts.dtype.kind not in "iu" or counts.size == 0 or counts.min() < 0:
+            raise ValueError("its counts must be whole numbers for each client and class")
+        return counts, [str(name) for name in names]
 
 
 def _size_legend(figure: Figure, counts: np.ndarray, area: float) -> None:
@@ -358,6 +336,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "detection": detection,
     "heat_map": heat_map,
     "partition": partition,
+    "sweep": sweep,
 }
 """Figures of runs take a list of `Run`; `partition` takes the path of a partition file."""
 
@@ -380,14 +359,6 @@ def write_figure(
     for ending in formats:
         with written_whole(Path(f"{prefix}.{ending}")) as temporary:
             figure.savefig(temporary, format=ending, metadata=undated[ending])
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _first_seen(names: Any) -> list[str]:
-    return list(dict.fromkeys(names))
 
 
 def _panels(labelled: list[LabelledRun], name: Callable[[LabelledRun], str]) -> list[Panel]:

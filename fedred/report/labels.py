@@ -3,14 +3,10 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fedred.errors import UserError
 from fedred.report.runs import Run
-
-Value = str | float | bool | None
-Flat = dict[str, Value]
-"""Settings with dotted names, such as `training.lr`."""
+from fedred.report.sweeps import Flat, Value, flatten
 
 METHODS = ("dataset", "attack", "defense")
 
@@ -70,17 +66,6 @@ def label_runs(runs: Sequence[Run]) -> list[LabelledRun]:
     return [
         LabelledRun(*parts) for parts in zip(runs, datasets, attacks, defenses, extras, strict=True)
     ]
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> Flat:
-    """Return nested settings under dotted names; a list becomes its JSON text."""
-    flat: Flat = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
-    return flat
 
 
 def in_words(options: Flat) -> str:

@@ -1,5 +1,7 @@
-"""Blocks of printed cells, and their forms: Markdown, LaTeX and the terminal."""
+"""Blocks of printed cells, and their forms: Markdown, LaTeX, HTML and the terminal."""
 
+import html
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,23 +26,39 @@ LATEX_ESCAPES = {
     **{letter: f"\\{letter}" for letter in "_%&#${}"},
 }
 
+PAGE_STYLE = """
+body { font: 14px/1.5 system-ui, sans-serif; color: #1e293b; margin: 1.5em; }
+table { border-collapse: collapse; margin-bottom: 2em; }
+caption { text-align: left; font-weight: 600; padding-bottom: 0.5em; white-space: nowrap; }
+th, td { padding: 0.25em 0.6em; text-align: left; font-weight: normal; white-space: nowrap; }
+td, .number { text-align: right; font-variant-numeric: tabular-nums; }
+.best { font-weight: 700; }
+tr { border-bottom: 1px solid #e2e8f0; }
+tr:first-of-type { border-block: 2px solid #475569; }
+"""
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One number with its confidence half-width, None where not defined."""
+    """One number with its confidence half-width: None where there is none, NaN where not defined."""
 
     mean: float | None = None
     ci95: float | None = None
     best: bool = False
+    digits: int = DIGITS
+    mark: str = ""
 
     def parts(self) -> tuple[str, str]:
         """Return the number and its half-width as printed, empty when there is none."""
         if self.mean is None:
             return UNDEFINED, ""
-        return f"{self.mean:.{DIGITS}f}", "" if self.ci95 is None else f"{self.ci95:.{DIGITS}f}"
+        return self._printed(self.mean), "" if self.ci95 is None else self._printed(self.ci95)
+
+    def _printed(self, value: float) -> str:
+        return UNDEFINED if math.isnan(value) else f"{value:.{self.digits}f}"
 
     def text(self) -> str:
-        return "±".join(part for part in self.parts() if part)
+        return "±".join(part for part in self.parts() if part) + self.mark
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,29 @@ class Block:
     rows: list[tuple[list[str], list[Cell]]]
 
 
+def page(blocks: list[Block]) -> str:
+    """Return the blocks as one HTML page that needs nothing else."""
+    tables = "".join(_html_table(block) for block in blocks)
+    return f'<!DOCTYPE html>\n<meta charset="utf-8">\n<style>{PAGE_STYLE}</style>\n{tables}'
+
+
+def _html_table(block: Block) -> str:
+    rows = [
+        [_html_cell("th", word) for word in words]
+        + [_html_cell("td", cell.text(), "best" if cell.best else "") for cell in cells]
+        for words, cells in block.rows
+    ]
+    header = [_html_cell("th", title) for title in block.words]
+    header += [_html_cell("th", title, "number") for title in block.header]
+    lines = "".join(f"<tr>{''.join(row)}</tr>\n" for row in [header, *rows])
+    return f"<table>\n<caption>{html.escape(block.title)}</caption>\n{lines}</table>\n"
+
+
+def _html_cell(tag: str, text: str, kind: str = "") -> str:
+    attribute = f' class="{kind}"' if kind else ""
+    return f"<{tag}{attribute}>{html.escape(text)}</{tag}>"
+
+
 def markdown(blocks: list[Block]) -> str:
     """Return the blocks as GitHub-flavoured Markdown tables under headings."""
     return "\n".join(line for block in blocks for line in _markdown_block(block))
@@ -61,13 +102,17 @@ def markdown(blocks: list[Block]) -> str:
 def _markdown_block(block: Block) -> list[str]:
     rule = ["---"] * len(block.words) + ["---:"] * len(block.header)
     body = [
-        [_markdown_escaped(word) for word in words]
-        + [f"**{cell.text()}**" if cell.best else cell.text() for cell in cells]
+        [_markdown_escaped(word) for word in words] + [_markdown_cell(cell) for cell in cells]
         for words, cells in block.rows
     ]
     header = [_markdown_escaped(title) for title in block.words + block.header]
     lines = [f"| {' | '.join(line)} |" for line in [header, rule, *body]]
     return [f"### {_markdown_escaped(block.title)}", "", *lines, ""]
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = _markdown_escaped(cell.text())
+    return f"**{text}**" if cell.best else text
 
 
 def _markdown_escaped(text: str) -> str:
@@ -104,10 +149,10 @@ def _latex_block(block: Block, width: int) -> Iterator[str]:
 
 
 def _latex_cell(cell: Cell) -> str:
-    number, half_width = cell.parts()
-    number = number.replace(UNDEFINED, "--")
+    number, half_width = (part.replace(UNDEFINED, "--") for part in cell.parts())
     number = rf"\textbf{{{number}}}" if cell.best else number
-    return rf"{number}\,{{\scriptsize$\pm${half_width}}}" if half_width else number
+    number = rf"{number}\,{{\scriptsize$\pm${half_width}}}" if half_width else number
+    return rf"{number}\rlap{{$^{{{cell.mark}}}$}}" if cell.mark else number
 
 
 def latex_escaped(text: str) -> str:

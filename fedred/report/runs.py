@@ -1,18 +1,36 @@
 """Finished runs, read from their folders."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
-from fedred.errors import UserError
+from fedred.errors import UserError, shortened
+from fedred.files import told
 
-ROUND_COLUMNS = ["round", "accuracy", "attack_success_rate", "DACC", "FPR", "FNR"]
-CLIENT_COLUMNS = ["round", "client", "malicious", "participated", "score", "iterations"]
+ROUND_COLUMNS = dict.fromkeys(
+    ("round", "accuracy", "attack_success_rate", "DACC", "FPR", "FNR"), "iuf"
+)
+CLIENT_COLUMNS = {
+    "round": "iu",
+    "client": "iu",
+    "malicious": "b",
+    "participated": "b",
+    "score": "f",
+    "iterations": "iu",
+}
+"""Columns with the kinds of numbers that they may hold, by NumPy's letters."""
+DEEPEST = 64
+LARGEST = 1e15
+"""Metric; shares are at most 1, counts at most the rounds of a run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +45,20 @@ class Run:
     """Whether the defense accepts or rejects clients."""
     final: dict[str, float | None]
     """Metrics at the end, rates in [0, 1]; None where a metric is not defined."""
+    timings: dict[str, Any] = field(default_factory=dict)
+    """Seconds of all rounds by part, as found: `seconds_per_round` checks them."""
+    memory: dict[str, Any] = field(default_factory=dict)
+    """Bytes of the process and of what the defense keeps, as found: `mebibytes` checks them."""
+    computed: str = "unknown"
+    """PyTorch, device and threads, in words."""
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
         """rounds.csv: a row a round, empty cells as NaN."""
         path = self.folder / "rounds.csv"
-        try:
+        with _readable(path):
             frame = pd.read_csv(path)
             torn = not path.read_bytes().endswith(b"\n") or len(frame) != self.settings["rounds"]
-        except (OSError, ValueError) as error:
-            raise _unreadable(path, error) from error
         if torn:
             raise UserError(f"{path} is torn: it does not hold all rounds of the run")
         return _with_columns(frame, ROUND_COLUMNS, path)
@@ -45,11 +67,43 @@ class Run:
     def clients(self) -> pd.DataFrame:
         """clients.parquet: a row a round and client."""
         path = self.folder / "clients.parquet"
-        try:
-            frame = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise _unreadable(path, error) from error
+        with _readable(path):
+            table = pq.ParquetFile(path)
+            torn = table.metadata.num_rows % self.settings["rounds"] != 0
+            frame = table.read().replace_schema_metadata().to_pandas()  # pandas' notes unread
+        if torn:
+            raise UserError(f"{path} is torn: it does not hold all rounds of the run")
         return _with_columns(frame, CLIENT_COLUMNS, path)
+
+    def seconds_per_round(self, part: str) -> float:
+        """Return the mean seconds that a part of a round took.
+
+        Args:
+            part: training, attack, defense or evaluation.
+
+        Raises:
+            UserError: when run.json does not tell them.
+        """
+        seconds = self.timings.get(part)
+        if seconds is None or not _is_metric(seconds) or seconds < 0:
+            raise UserError(f"{self.folder / 'run.json'} does not tell the seconds of its {part}")
+        return float(seconds) / int(self.settings["rounds"])
+
+    def mebibytes(self, part: str) -> float:
+        """Return how much memory a part took; NaN where run.json does not tell.
+
+        Args:
+            part: peak (of the process, or of the tensors on a GPU) or defense (kept between rounds).
+
+        Raises:
+            UserError: when run.json tells something that is no number of bytes.
+        """
+        held = self.memory.get(part)
+        if held is None:
+            return math.nan
+        if not _is_metric(held) or held < 0:
+            raise UserError(f"{self.folder / 'run.json'} does not tell the bytes of its {part}")
+        return float(held) / 2**20
 
 
 def load_runs(folders: Iterable[Path | str]) -> list[Run]:
@@ -63,26 +117,94 @@ def load_runs(folders: Iterable[Path | str]) -> list[Run]:
 
 def _load_run(folder: Path) -> Run:
     path = folder / "run.json"
-    try:
-        content = json.loads(path.read_bytes())
-        settings = content["settings"]
-        _ = [settings[part]["name"] for part in ("dataset", "attack", "defense")]
-        _ = settings["seed"], settings["rounds"]
-        return Run(folder, content["run"], settings, content["selects"], dict(content["final"]))
-    except KeyError as error:
-        raise UserError(f"{path} has no entry {error}") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise _unreadable(path, error) from error
+    with _readable(path):
+        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    _require(isinstance(content, dict) and _is_plain(content), path, "the summary of a run")
+    for entry, kind in ENTRIES.items():
+        value = _entry(content, entry, path)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise UserError(
+                f"{path}: {entry} is {shortened(repr(value))}: it must be {kind.__name__}"
+            )
+    settings, final = content["settings"], content["final"]
+    _require(settings["rounds"] >= 1, path, "a run of one round or more")
+    _require(all(map(_is_metric, final.values())), path, "one whose final metrics are numbers")
+    timings = content.get("timings", {})
+    memory, computed = content.get("memory", {}), str(content.get("computed", "unknown"))
+    for group in (timings, memory):
+        _require(isinstance(group, dict), path, "one whose timings and memory are groups")
+    return Run(
+        folder, content["run"], settings, content["selects"], final, timings, memory, computed
+    )
 
 
-def _with_columns(frame: pd.DataFrame, columns: list[str], path: Path) -> pd.DataFrame:
+ENTRIES: dict[str, type] = {
+    "run": str,
+    "settings": dict,
+    "settings.dataset": dict,
+    "settings.dataset.name": str,
+    "settings.attack": dict,
+    "settings.attack.name": str,
+    "settings.defense": dict,
+    "settings.defense.name": str,
+    "settings.seed": int,
+    "settings.rounds": int,
+    "selects": bool,
+    "final": dict,
+}
+"""What run.json must hold, with its type."""
+
+
+def _entry(content: dict[str, Any], entry: str, path: Path) -> Any:
+    value: Any = content
+    for key in entry.split("."):
+        if key not in value:
+            raise UserError(f"{path} has no entry '{key}': '{entry}' is needed")
+        value = value[key]
+    return value
+
+
+def _is_plain(value: object, depth: int = 0) -> bool:
+    """Tell whether names can be printed on a terminal, and groups end."""
+    if isinstance(value, str):
+        return value.isprintable()
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        return depth < DEEPEST and all(_is_plain(part, depth + 1) for part in value)
+    return True
+
+
+def _is_metric(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (number and abs(value) <= LARGEST)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _require(sound: bool, path: Path, what: str) -> None:
+    if not sound:
+        raise UserError(f"{path} is not {what}: make the run again")
+
+
+def _with_columns(frame: pd.DataFrame, columns: Mapping[str, str], path: Path) -> pd.DataFrame:
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}")
+    for column, kinds in columns.items():
+        kind = frame[column].dtype
+        if kind.kind not in kinds:
+            raise UserError(
+                f"{path}: the column {column} holds {kind}, not what a run writes there"
+            )
     return frame
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"{path} is missing: has the run finished?")
-    return UserError(f"{path} cannot be read: {str(error).splitlines()[0]}")
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    if not os.path.isfile(path):  # never an error, whatever the name
+        raise UserError(f"{path} is missing: has the run finished?")
+    with told(f"{path} cannot be read"):
+        yield

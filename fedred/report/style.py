@@ -55,6 +55,19 @@ DISPLAY_NAMES = {
     "fedredefense": "FedREDefense",
 }
 
+SETTING_NAMES = {
+    "partition.alpha": "Dirichlet alpha",
+    "partition.clients": "Clients",
+    "malicious": "Malicious clients",
+    "participation": "Share of clients in a round",
+    "training.lr": "Learning rate of the clients",
+    "training.epochs": "Local epochs",
+    "training.batch_size": "Batch size",
+    "defense.threshold": "Threshold",
+    "defense.reconstruction.images_per_class": "Synthetic images per class",
+}
+"""What the axis of a sweep says; another setting stands under its dotted name."""
+
 HIGHER_IS_BETTER = {
     "accuracy": True,
     "attack_success_rate": False,

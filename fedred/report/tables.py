@@ -1,26 +1,33 @@
-"""The tables: performance and detection, averaged over seeds."""
+"""The tables by name: performance and detection, averaged over seeds, are made here."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
 from fedred.errors import UserError, unknown_name
 from fedred.files import written_whole
-from fedred.report.labels import LabelledRun, Value, label_runs, value_in_words
-from fedred.report.layout import DIGITS, Block, Cell, latex, markdown, print_blocks
-from fedred.report.runs import Run
-from fedred.report.statistics import FloatArray, spread
+from fedred.report.costs import cost, cost_blocks, error_blocks, errors
+from fedred.report.differences import difference_blocks, differences
+from fedred.report.frames import (
+    comparable,
+    defined,
+    grouped,
+    number_cell,
+    records,
+    summary,
+    tidy,
+    told_n,
+)
+from fedred.report.layout import DIGITS, Block, Cell, latex, markdown, page, print_blocks
+from fedred.report.reference import reference, reference_blocks
+from fedred.report.runs import Run, load_runs
 from fedred.report.style import DISPLAY_NAMES, HIGHER_IS_BETTER, display
 
 PERFORMANCE = ("accuracy", "attack_success_rate")
 DETECTION = ("DACC", "FPR", "FNR", "ADACC", "AFPR", "AFNR", "AAR")
-COUNTS = ("AAR",)
-"""Metrics that are numbers of rounds; all others are rates, reported in percent."""
 
 
 def performance(runs: Sequence[Run]) -> pd.DataFrame:
@@ -28,7 +35,7 @@ def performance(runs: Sequence[Run]) -> pd.DataFrame:
 
     Columns: dataset, attack, defense, the settings that differ, metric, mean, std, ci95, n.
     """
-    return _tidy(runs, PERFORMANCE)
+    return _summaries(runs, PERFORMANCE)
 
 
 def detection(runs: Sequence[Run]) -> pd.DataFrame:
@@ -43,17 +50,46 @@ def detection(runs: Sequence[Run]) -> pd.DataFrame:
     selecting = [run for run in runs if run.selects]
     if runs and not selecting:
         raise UserError("the detection table needs a run whose defense accepts or rejects clients")
-    return _tidy(selecting, DETECTION)
+    return _summaries(selecting, DETECTION)
 
 
 TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
     "performance": performance,
     "detection": detection,
+    "differences": differences,
+    "errors": errors,
+    "cost": cost,
+    "reference": reference,
 }
 
 
+def _threshold(files: Sequence[Path]) -> pd.DataFrame:
+    from fedred.report.offline import load_judged, threshold  # scikit-learn loads slowly
+
+    return threshold(load_judged(files))
+
+
+OFFLINE_TABLES: dict[str, Callable[[Sequence[Path]], pd.DataFrame]] = {"threshold": _threshold}
+"""Tables of what `fedred reconstruct` wrote."""
+
+
+def made_table(name: str, sources: Sequence[Path]) -> pd.DataFrame:
+    """Return a table, tidy.
+
+    Args:
+        name: of a member of TABLES or OFFLINE_TABLES.
+        sources: folders of finished runs; files of `fedred reconstruct` for OFFLINE_TABLES.
+
+    Raises:
+        UserError: for sources that are missing or torn, or that cannot feed the table.
+    """
+    if name in OFFLINE_TABLES:
+        return OFFLINE_TABLES[name](sources)
+    return TABLES[name](load_runs(sources))
+
+
 def write_table(frame: pd.DataFrame, name: str, prefix: Path | str) -> None:
-    """Write a table as PREFIX.csv (tidy), PREFIX.md and PREFIX.tex (laid out, best in bold).
+    """Write a table as PREFIX.csv (tidy), PREFIX.html, .md and .tex (laid out, best in bold).
 
     Args:
         frame: what a member of TABLES returned.
@@ -63,6 +99,7 @@ def write_table(frame: pd.DataFrame, name: str, prefix: Path | str) -> None:
     blocks = _layout(name)(frame)
     texts = {
         "csv": frame.to_csv(index=False, lineterminator="\n", float_format="%.10g"),
+        "html": page(blocks),
         "md": markdown(blocks),
         "tex": latex(blocks),
     }
@@ -78,63 +115,27 @@ def print_table(frame: pd.DataFrame, name: str, console: Console, title: str = "
     print_blocks(_layout(name)(frame), console)
 
 
-def _tidy(runs: Sequence[Run], metrics: Sequence[str]) -> pd.DataFrame:
-    groups: dict[tuple[Any, ...], list[LabelledRun]] = {}
-    for labelled in label_runs(runs):
-        groups.setdefault(labelled.experiment, []).append(labelled)
-    rows = [_summary(group, metric) for group in groups.values() for metric in metrics]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _summary(group: list[LabelledRun], metric: str) -> dict[str, Value]:
-    first = group[0]
-    samples = _samples(group, metric)
-    summary: dict[str, Value] = {
-        "dataset": first.dataset,
-        "attack": first.attack,
-        "defense": first.defense,
-        **first.extra,
-        "metric": metric,
-    }
-    if not len(samples):
-        return summary | {"mean": np.nan, "std": np.nan, "ci95": np.nan, "n": 0}
-    mean, std, ci95 = (float(part) for part in spread(samples))
-    return summary | {"mean": mean, "std": std, "ci95": ci95, "n": len(samples)}
-
-
-def _samples(group: list[LabelledRun], metric: str) -> FloatArray:
-    """Return a metric's defined values [seeds], in percent or rounds, in the order of seeds."""
-    values = [_final(one.run, metric) for one in sorted(group, key=lambda one: one.seed)]
-    unit = 1 if metric in COUNTS else 100
-    samples = np.array([value for value in values if value is not None], dtype=float)
-    return np.asarray(samples[~np.isnan(samples)] * unit)
-
-
-def _final(run: Run, metric: str) -> float | None:
-    if metric not in run.final:
-        raise UserError(f"{run.folder / 'run.json'} has no final {metric}")
-    return run.final[metric]
+def _summaries(runs: Sequence[Run], metrics: Sequence[str]) -> pd.DataFrame:
+    return tidy([summary(group, metric) for group in grouped(runs) for metric in metrics])
 
 
 def _layout(name: str) -> Callable[[pd.DataFrame], list[Block]]:
-    layouts = {"performance": _performance_blocks, "detection": _detection_blocks}
-    if name not in layouts:
-        raise UserError(unknown_name("table", name, layouts))
-    return layouts[name]
+    if name not in LAYOUTS:
+        raise UserError(unknown_name("table", name, LAYOUTS))
+    return LAYOUTS[name]
 
 
 def _performance_blocks(frame: pd.DataFrame) -> list[Block]:
     """One block a metric: attacks as rows, defenses as columns, the best of each row in bold."""
     defenses = list(frame["defense"].unique())
     blocks = []
-    for title, part in _comparable(frame):
+    for title, part in comparable(frame):
         for metric, values in part.groupby("metric", sort=False):
             rows = [
                 ([display(attack)], _cells(values[values["attack"] == attack], "defense", defenses))
                 for attack in values.loc[values["mean"].notna(), "attack"].unique()
             ]
-            heading = f"{title}: {DISPLAY_NAMES[str(metric)]}"
+            heading = f"{title}: {DISPLAY_NAMES[str(metric)]}, {told_n(values)}"
             if rows:
                 header = [display(defense) for defense in defenses]
                 blocks.append(Block(heading, ["Attack"], header, rows))
@@ -145,7 +146,7 @@ def _detection_blocks(frame: pd.DataFrame) -> list[Block]:
     """Attacks and defenses as rows, metrics as columns, the best defense of an attack in bold."""
     header = [DISPLAY_NAMES[metric] for metric in DETECTION]
     blocks = []
-    for title, part in _comparable(frame):
+    for title, part in comparable(frame):
         rows = []
         for attack, values in part.groupby("attack", sort=False):
             defenses = list(values["defense"].unique())
@@ -155,42 +156,41 @@ def _detection_blocks(frame: pd.DataFrame) -> list[Block]:
             ]
             for defense, *cells in zip(defenses, *by_metric, strict=True):
                 rows.append(([display(str(attack)), display(defense)], cells))
-        blocks.append(
-            Block(f"{title}: rates in %, AAR in rounds", ["Attack", "Defense"], header, rows)
-        )
+        heading = f"{title}: rates in %, AAR in rounds, {told_n(part)}"
+        blocks.append(Block(heading, ["Attack", "Defense"], header, rows))
     return blocks
 
 
-def _comparable(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Divide a tidy frame by data set and extra settings, each part with its title."""
-    extra = list(frame.columns[3 : list(frame.columns).index("metric")])
+def _threshold_blocks(frame: pd.DataFrame) -> list[Block]:
+    """One block an attack: thresholds as rows, what each would decide as columns."""
+    percent = frame.assign(FPR=100 * frame["FPR"], FNR=100 * frame["FNR"])
+    header = ["FPR (%)", "FNR (%)", "Iterations of honest clients"]
     return [
-        (_title(key, extra), part)
-        for key, part in frame.groupby(["dataset", *extra], sort=False, dropna=False)
+        Block(
+            f"{attack}: what a threshold decides",
+            ["Threshold"],
+            header,
+            [
+                (
+                    [f"{row['threshold']:g}"],
+                    [number_cell(row, column, DIGITS) for column in ("FPR", "FNR", "iterations")],
+                )
+                for row in records(part)
+            ],
+        )
+        for attack, part in percent.groupby("attack", sort=False)
     ]
-
-
-def _title(key: Any, extra: list[str]) -> str:
-    dataset, *values = key
-    settings = [
-        f"{name} = {value_in_words(value)}" for name, value in zip(extra, values, strict=True)
-    ]
-    return ", ".join([display(dataset), *settings])
 
 
 def _cells(values: pd.DataFrame, by: str, order: list[str]) -> list[Cell]:
     """Return one metric's cells in a given order, the best ones marked."""
-    rows = {row[by]: row for row in values.to_dict("records")}
-    means = [_number(rows.get(key, {}).get("mean")) for key in order]
+    rows = {row[by]: row for row in records(values)}
+    means = [defined(rows.get(key, {}).get("mean")) for key in order]
     best = _best(str(values["metric"].iloc[0]), means)
     return [
-        Cell(mean, _number(rows.get(key, {}).get("ci95")), bold)
+        Cell(mean, defined(rows.get(key, {}).get("ci95")), bold)
         for key, mean, bold in zip(order, means, best, strict=True)
     ]
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None or np.isnan(value) else float(value)
 
 
 def _best(metric: str, means: list[float | None]) -> list[bool]:
@@ -201,3 +201,14 @@ def _best(metric: str, means: list[float | None]) -> list[bool]:
         return [False] * len(means)
     best = max(defined) if HIGHER_IS_BETTER[metric] else min(defined)
     return [value == best for value in printed]
+
+
+LAYOUTS: dict[str, Callable[[pd.DataFrame], list[Block]]] = {
+    "performance": _performance_blocks,
+    "detection": _detection_blocks,
+    "differences": difference_blocks,
+    "errors": error_blocks,
+    "cost": cost_blocks,
+    "reference": reference_blocks,
+    "threshold": _threshold_blocks,
+}

@@ -1,5 +1,12 @@
-from fedred.plan import as_text, gpus_per_run, workflow_plan
-from fedred.provenance import numeric_sources, report_sources
+from fedred.plan import (
+    as_arguments,
+    as_text,
+    gpus_per_run,
+    in_words,
+    updates_of,
+    workflow_plan,
+)
+from fedred.provenance import numeric_sources, offline_sources, report_sources
 
 PLAN = workflow_plan(config)
 
@@ -7,8 +14,10 @@ PLAN = workflow_plan(config)
 report: "../report/workflow.rst"
 
 
+# Ids of runs and partitions are not listed: with thousands, Snakemake would read the list for each file.
 wildcard_constraints:
     dataset="|".join(PLAN.datasets),
-    partition="|".join(PLAN.partitions),
-    run="|".join(PLAN.runs),
+    partition="[^/]+",
+    run="[^/]+",
+    round="[0-9]+",
     experiment="|".join(PLAN.experiments),

@@ -3,7 +3,7 @@
 
 rule dataset:
     input:
-        code=numeric_sources("datasets.py"),
+        code=local(numeric_sources("datasets.py")),
     output:
         "results/datasets/{dataset}.safetensors",
     log:
@@ -24,7 +24,7 @@ rule partition:
         dataset=lambda wildcards: PLAN.dataset_file(
             PLAN.partitions[wildcards.partition]
         ),
-        code=numeric_sources("partition.py", "rng.py"),
+        code=local(numeric_sources("partition.py", "rng.py")),
     output:
         multiext(
             "results/partitions/{partition}", indices=".safetensors", picture=".png"

@@ -1,15 +1,16 @@
 rule table:
     input:
-        lambda wildcards: PLAN.source_files(wildcards.experiment, wildcards.table),
-        code=report_sources(),
+        sources=lambda wildcards: PLAN.sources(wildcards.experiment, wildcards.table),
+        code=local(report_sources()),
     output:
         report(
-            multiext("results/tables/{experiment}-{table}", ".csv", ".md", ".tex"),
+            "results/tables/{experiment}-{table}.html",
             caption="../report/table.rst",
-            category="{experiment}",
-            subcategory="tables",
-            labels={"table": "{table}"},
+            category=lambda wildcards: in_words(wildcards.experiment),
+            subcategory="Tables",
+            labels=lambda wildcards: {"table": in_words(wildcards.table)},
         ),
+        multiext("results/tables/{experiment}-{table}", ".csv", ".md", ".tex"),
     log:
         "logs/table/{experiment}-{table}.log",
     benchmark:
@@ -19,23 +20,24 @@ rule table:
         mem_mb=2000,
         runtime=10,
     params:
-        runs=lambda wildcards: PLAN.run_folders(wildcards.experiment),
-        prefix="results/tables/{experiment}-{table}",
+        runs=lambda wildcards, input: as_arguments(input.sources),
+        prefix=subpath(output[0], strip_suffix=".html"),
+        described=lambda wildcards: PLAN.described(wildcards.experiment),
     shell:
         "fedred table {wildcards.table} {params.runs} --out {params.prefix} > {log} 2>&1"
 
 
 rule figure:
     input:
-        lambda wildcards: PLAN.source_files(wildcards.experiment, wildcards.figure),
-        code=report_sources(),
+        sources=lambda wildcards: PLAN.sources(wildcards.experiment, wildcards.figure),
+        code=local(report_sources()),
     output:
         report(
             "results/figures/{experiment}-{figure}.png",
             caption="../report/figure.rst",
-            category="{experiment}",
-            subcategory="figures",
-            labels={"figure": "{figure}"},
+            category=lambda wildcards: in_words(wildcards.experiment),
+            subcategory="Figures",
+            labels=lambda wildcards: {"figure": in_words(wildcards.figure)},
         ),
         "results/figures/{experiment}-{figure}.pdf",
     log:
@@ -47,9 +49,8 @@ rule figure:
         mem_mb=2000,
         runtime=10,
     params:
-        sources=lambda wildcards: PLAN.figure_sources(
-            wildcards.experiment, wildcards.figure
-        ),
-        prefix="results/figures/{experiment}-{figure}",
+        sources=lambda wildcards, input: as_arguments(input.sources),
+        prefix=subpath(output[0], strip_suffix=".png"),
+        described=lambda wildcards: PLAN.described(wildcards.experiment),
     shell:
         "fedred figure {wildcards.figure} {params.sources} --out {params.prefix} > {log} 2>&1"

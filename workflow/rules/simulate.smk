@@ -2,7 +2,7 @@ rule simulate:
     input:
         dataset=lambda wildcards: PLAN.dataset_file(PLAN.runs[wildcards.run]),
         partition=lambda wildcards: PLAN.partition_file(PLAN.runs[wildcards.run]),
-        code=numeric_sources(),
+        code=local(numeric_sources()),
     output:
         "results/runs/{run}/rounds.csv",
         "results/runs/{run}/clients.parquet",
@@ -19,7 +19,7 @@ rule simulate:
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         settings=lambda wildcards: as_text(PLAN.runs[wildcards.run]),
-        folder="results/runs/{run}",
+        folder=subpath(output.summary, parent=True),
     shell:
         "printf '%s' {params.settings:q} | fedred run - --out {params.folder}"
         " --dataset {input.dataset} --partition {input.partition}"

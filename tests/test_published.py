@@ -1,0 +1,55 @@
+"""Published studies are whole, and documents show what they say."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fedred.config import read_yaml
+from fedred.plan import make_plan
+from fedred.report.runs import load_runs
+from tools import published_tables
+
+ROOT = Path(__file__).parent.parent
+STUDIES = sorted(ROOT.glob("results/published/*/study.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.parent.name)
+def test_a_study_holds_each_of_its_runs_and_no_other(path):
+    plan = make_plan(read_yaml(path))
+    assert plan.published == path.parent.name
+    runs = load_runs(path.parent / "runs" / run for run in plan.runs)
+    assert [run.settings for run in runs] == [dict(plan.runs[run.name]) for run in runs]
+    for run in runs:
+        assert len(run.rounds) == run.settings["rounds"]
+        assert len(run.clients) == run.settings["rounds"] * run.settings["partition"]["clients"]
+    assert {folder.name for folder in (path.parent / "runs").iterdir()} == set(plan.runs)
+    about = json.loads((path.parent / "study.json").read_text())
+    assert about["runs"] == len(runs)
+    assert len(about["versions"]) == 1
+
+
+@pytest.mark.parametrize("name", published_tables.DOCUMENTS)
+def test_documents_show_the_tables_of_the_published_files(name):
+    text = (ROOT / name).read_text()
+    assert published_tables.refreshed(text) == text
+    assert text.count("<!-- table ") == len(published_tables.PLACE.findall(text))
+
+
+def test_a_changed_number_is_found(tmp_path, monkeypatch):
+    study = STUDIES[0].parent
+    experiment = next(iter(make_plan(read_yaml(STUDIES[0])).experiments))
+    place = f"<!-- table {study.name} {experiment} performance 1 -->\nold\n<!-- end -->"
+    shown = published_tables.refreshed(place)
+    assert "old" not in shown
+    assert "| Attack |" in shown
+    shutil.copytree(ROOT / "results/published", tmp_path / "results/published")
+    monkeypatch.setattr(published_tables, "ROOT", tmp_path)
+    published_tables.table_blocks.cache_clear()
+    for path in tmp_path.glob("results/published/*/runs/*/run.json"):
+        content = json.loads(path.read_text())
+        content["final"]["accuracy"] = 0.125
+        path.write_text(json.dumps(content))
+    assert published_tables.refreshed(place) != shown
+    published_tables.table_blocks.cache_clear()
