@@ -21,6 +21,7 @@ from fedred.errors import UserError
 from fedred.execution import forward_operations
 from fedred.models import flat_model
 from fedred.plan import Plan, as_text
+from fedred.reconstruction import Reconstruction
 from fedred.simulation import participants_of
 
 Settings = Mapping[str, Any]
@@ -88,8 +89,27 @@ def work_of(settings: Settings) -> Work | None:
     options = defense.reconstruction
     first = min(clients, visits)
     iterations = first * options.first_iterations + (visits - first) * options.later_iterations
-    images_used = options.steps * options.images(classes)
-    return Work(training, RECONSTRUCTION_PASSES * forward * images_used * iterations)
+    return Work(training, _an_iteration(settings, options) * iterations)
+
+
+def work_of_judging(settings: Settings, judge: Settings) -> Work:
+    """Return the work of judging a run's recorded rounds offline, all iterations for every client.
+
+    Args:
+        settings: resolved settings of the run, as plain values, its data of a known size.
+        judge: fedredefense with its options, as plain values.
+    """
+    run, options = resolve(settings), resolve({"defense": judge}).defense.build().reconstruction
+    clients = participants_of(run.participation, run.partition.clients)
+    iterations = len(settings.get("record", ())) * clients * options.first_iterations
+    return Work(reconstruction=_an_iteration(settings, options) * iterations)
+
+
+def _an_iteration(settings: Settings, options: Reconstruction) -> float:
+    """Return the operations of one iteration of one client."""
+    shape, classes, _ = KNOWN[settings["dataset"]["name"]]
+    images = options.steps * options.images(classes)
+    return RECONSTRUCTION_PASSES * _forward(as_text(settings["model"]), shape, classes) * images
 
 
 @cache
@@ -141,7 +161,10 @@ class Estimate:
 
 
 def estimates(plan: Plan) -> list[Estimate]:
-    """Return what each experiment adds to the work; a run that two share counts in the first."""
+    """Return what each experiment adds to the work, with what it judges offline.
+
+    A run that two experiments share counts in the first.
+    """
     seen: set[str] = set()
     found = []
     for experiment, runs in plan.experiments.items():
@@ -149,9 +172,16 @@ def estimates(plan: Plan) -> list[Estimate]:
         seen.update(new)
         works = [work_of(plan.runs[run]) for run in new]
         known = [work for work in works if work is not None]
-        total = sum(known, Work())
+        total = sum((*known, *_judging(plan, experiment)), Work())
         found.append(Estimate(experiment, len(new), len(works) - len(known), total))
     return found
+
+
+def _judging(plan: Plan, experiment: str) -> Iterator[Work]:
+    for run in plan.experiments[experiment] if experiment in plan.judges else ():
+        settings = plan.runs[run]
+        if settings.get("record") and settings["dataset"]["name"] in KNOWN:
+            yield work_of_judging(settings, plan.judges[experiment])
 
 
 def print_estimates(

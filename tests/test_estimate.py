@@ -8,7 +8,7 @@ from run_folders import write_run
 
 from fedred.config import resolve
 from fedred.datasets import DATASETS
-from fedred.estimate import KNOWN, Work, estimates, pace_of, work_of
+from fedred.estimate import KNOWN, Work, estimates, pace_of, work_of, work_of_judging
 from fedred.plan import make_plan
 
 BASE = {
@@ -80,11 +80,24 @@ def test_a_run_of_two_experiments_counts_once():
     assert second.work == Work()
 
 
+def test_judging_offline_counts_every_iteration_of_recorded_rounds():
+    recorded = {"base": {**BASE, "record": [1, 3]}, "judge": DEFENSE}
+    plan = make_plan({"experiments": {"one": {"base": BASE}, "recorded": recorded}})
+    training, judged = (each.work for each in estimates(plan))
+    assert judged.training == training.training
+    # Two rounds of five participants, 20 iterations of three steps on 20 images.
+    assert judged.reconstruction == 9 * FORWARD * 3 * 20 * (2 * 5 * 20)
+    (run,) = plan.experiments["recorded"]
+    assert work_of_judging(plan.runs[run], plan.judges["recorded"]) == Work(
+        0.0, judged.reconstruction
+    )
+
+
 def test_the_command_prints_runs_and_hours(tmp_path):
     run = write_run(tmp_path / "run", plain(defense=DEFENSE))
     done = fedred("plan", "config/paper.yaml")
     assert done.returncode == 0, done.stderr
-    assert "1,872" in done.stdout
+    assert "1,890" in done.stdout
     assert "For hours, measure a round" in done.stdout
     hours = []
     for gpus in (1, 4):
