@@ -23,13 +23,13 @@ from fedred.report.runs import CLIENT_COLUMNS, ENTRIES, ROUND_COLUMNS, load_runs
 from fedred.report.tables import TABLES
 
 SOURCES = sorted(Path("fedred").rglob("*.py"))
-OF_SEVERAL_RUNS = ("differences", "partition", "sweep")
-"""Tables and figures that one run cannot feed."""
+NOT_OF_THIS_RUN = ("differences", "partition", "reference", "sweep")
+"""Tables and figures that one run of the digits cannot feed."""
 OF_RUNS = [
     made
     for family in (TABLES, FIGURES)
     for name, made in family.items()
-    if name not in OF_SEVERAL_RUNS
+    if name not in NOT_OF_THIS_RUN
 ]
 HOSTILE = [
     *(

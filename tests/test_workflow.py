@@ -12,11 +12,13 @@ from fedred.config import TABLES
 from fedred.plan import gpus_per_run, make_plan
 
 FORMATS = ("csv", "html", "md", "tex")
+CANNOT_BE_FED = ("reference", "threshold")
+"""Tables for which the tiny runs have no published value, and no recorded round."""
 
 
 def test_all_tables_and_figures_are_there(finished):
     made = {path.name for path in (finished / "results").glob("[tf]*/*")}
-    expected = {f"tiny-{t}.{e}" for t in TABLES for e in FORMATS}
+    expected = {f"tiny-{t}.{e}" for t in TABLES if t not in CANNOT_BE_FED for e in FORMATS}
     figures = ("accuracy_over_rounds", "reconstruction_error", "detection", "heat_map", "partition")
     assert made == expected | {f"tiny-{f}.{e}" for f in figures for e in ("png", "pdf")}
 

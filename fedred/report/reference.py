@@ -1,16 +1,19 @@
 """The table of published values beside those of runs."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from fedred.errors import UserError
-from fedred.reference import Published, references
 from fedred.report.frames import Row, comparable, defined, grouped, named, records, summary, tidy
 from fedred.report.labels import LabelledRun
 from fedred.report.layout import Block, Cell
 from fedred.report.runs import Run
 from fedred.report.style import DISPLAY_NAMES, display
+
+if TYPE_CHECKING:
+    from fedred.reference import Published
 
 SAME = "same"
 
@@ -32,6 +35,8 @@ def reference(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _rows(group: list[LabelledRun]) -> Iterator[Row]:
+    from fedred.reference import references  # knows every method, for which PyTorch loads
+
     settings = group[0].run.settings
     for published in references():
         if published.is_about(settings):
@@ -41,7 +46,7 @@ def _rows(group: list[LabelledRun]) -> Iterator[Row]:
 
 
 def _row(
-    group: list[LabelledRun], metric: str, value: float, protocol: str, published: Published
+    group: list[LabelledRun], metric: str, value: float, protocol: str, published: "Published"
 ) -> Row:
     found = summary(group, metric)
     return {
