@@ -34,7 +34,9 @@ def test_a_study_holds_each_of_its_runs_and_no_other(path):
 def test_documents_show_the_tables_of_the_published_files(name):
     text = (ROOT / name).read_text()
     assert published_tables.refreshed(text) == text
-    assert text.count("<!-- table ") == len(published_tables.PLACE.findall(text))
+    places = published_tables.PLACE.findall(text)
+    assert text.count("<!-- table ") == len(places)
+    assert all(published_tables.table_blocks(*place[1:4]) for place in places)
 
 
 def test_a_changed_number_is_found(tmp_path, monkeypatch):

@@ -17,6 +17,9 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "docs/results.md", "docs/limits.md")
 PLACE = re.compile(r"(<!-- table (\w+) (\w+) (\w+)(?: (\d+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
+HEADING = re.compile(r"^### (.*)$", re.MULTILINE)
+"""Of a block; set bold in a document, which has headings of its own."""
+
 
 def refreshed(text: str) -> str:
     """Return a document with the tables of today's published files."""
@@ -39,7 +42,7 @@ def table_blocks(study: str, experiment: str, table: str) -> list[str]:
         made = Path(folder) / "table"
         write_table(made_table(table, sources), table, made)
         text = made.with_suffix(".md").read_text(encoding="utf-8")
-    return [f"**{block}".strip() for block in re.split(r"^\*\*", text, flags=re.MULTILINE)[1:]]
+    return [block.strip() for block in HEADING.sub(r"\0**\1**", text).split("\0")[1:]]
 
 
 def main() -> None:
