@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from fedred.allocation import keep_freed_memory
 from fedred.errors import BusyError, UserError
 
 app = typer.Typer(
@@ -421,6 +422,7 @@ def _partition_of(settings: Any, file: Path | None, dataset: Any) -> Any:
 def _prepare_torch(threads: int | None, tf32: bool) -> None:
     """Make PyTorch compute the same bits each time. CUDA is not started: no GPU is leased yet."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    keep_freed_memory()
     import torch
 
     torch.set_deterministic_debug_mode("warn")

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).absolute().parent
 # Changing these changes how results are asked for, named or shown, not the numbers of a run.
 NOT_NUMERIC = (
     "__main__.py",
+    "allocation.py",
     "citations.py",
     "cli.py",
     "config.py",
