@@ -205,6 +205,8 @@ def reconstruct(
     from fedred.progress import work_bar
     from fedred.recording import read_recording
 
+    if out == images:
+        raise UserError(f"--out and --images are both {out}: give each a file of its own")
     recorded = read_recording(recording)
     method = reconstructing(recorded, _method("defense", defense) if defense else None)
     budget = iterations or method.reconstruction.first_iterations
@@ -261,6 +263,8 @@ def figure(
     if name in OFFLINE_FIGURES:
         write_figure(draw(inputs), out)
         return
+    if name == "partition" and len(inputs) > 1:
+        raise UserError(f"the figure partition shows one file, but {len(inputs)} are given")
     write_figure(draw(inputs[0] if name == "partition" else load_runs(inputs)), out)
 
 

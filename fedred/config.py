@@ -207,7 +207,13 @@ class _Settings(Strict):
     @model_validator(mode="after")
     def _records_rounds_that_are_played(self) -> Self:
         rounds: int = self.rounds  # type: ignore[attr-defined]
-        late = [round for round in self.record if round > rounds]  # type: ignore[attr-defined]
+        recorded: list[int] = list(self.record)  # type: ignore[attr-defined]
+        twice = [round for round in recorded if recorded.count(round) > 1]
+        if twice:
+            raise PydanticCustomError(
+                "twice", "record names round {twice} twice", {"twice": twice[0]}
+            )
+        late = [round for round in recorded if round > rounds]
         if late:
             raise PydanticCustomError(
                 "too_late",

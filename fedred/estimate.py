@@ -50,10 +50,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds an operation; `reconstruction` is None when no measured run reconstructed."""
+    """Seconds an operation, and the share that was used of all iterations that there might be.
+
+    `reconstruction` and `used` are None when no measured run reconstructed.
+    """
 
     training: float
     reconstruction: float | None
+    used: float | None
     source: str
 
     def hours(self, work: Work) -> float | None:
@@ -87,8 +91,11 @@ def work_of(settings: Settings) -> Work | None:
     if not isinstance(defense, FedREDefense):
         return Work(training)
     options = defense.reconstruction
-    first = min(clients, visits)
-    iterations = first * options.first_iterations + (visits - first) * options.later_iterations
+    # Between one round's participants and all clients are met for the first time.
+    iterations = max(
+        first * options.first_iterations + (visits - first) * options.later_iterations
+        for first in (visits // run.rounds, min(clients, visits))
+    )
     return Work(training, _an_iteration(settings, options) * iterations)
 
 
@@ -119,14 +126,14 @@ def _forward(model: str, shape: Shape, classes: int) -> int:
 
 
 def pace_of(folders: Sequence[Path]) -> Pace:
-    """Return the pace of finished runs, from the seconds that their run.json tells.
+    """Return the pace of finished runs, from the seconds and the iterations that they tell.
 
     Raises:
         UserError: for a folder without a finished run, or with one whose data are of unknown size.
     """
     from fedred.report.runs import load_runs  # pandas loads slowly
 
-    training, reconstruction = [], []
+    training, reconstruction, most = [], [], 0.0
     for run in load_runs(folders):
         work = work_of(run.settings)
         if work is None:
@@ -137,17 +144,21 @@ def pace_of(folders: Sequence[Path]) -> Pace:
         parts = ("training", "attack", "evaluation")
         training.append((sum(map(run.seconds_per_round, parts)), run, work.training))
         if work.reconstruction:
-            seconds = run.seconds_per_round("defense")
-            reconstruction.append((seconds, run, work.reconstruction))
+            options = resolve(run.settings).defense.build().reconstruction
+            made = float(run.clients["iterations"].sum()) * _an_iteration(run.settings, options)
+            reconstruction.append((run.seconds_per_round("defense"), run, made))
+            most += work.reconstruction
     told = {f"{one.settings['model']['name']}, {one.computed}" for _, one, _ in training}
     first, second = (_seconds_an_operation(part) for part in (training, reconstruction))
-    return Pace(first or 0.0, second, "; ".join(sorted(told)))
+    used = sum(made for _, _, made in reconstruction) / most if most else None
+    return Pace(first or 0.0, second, used, "; ".join(sorted(told)))
 
 
 def _seconds_an_operation(measured: Iterable[tuple[float, Any, float]]) -> float | None:
     rows = list(measured)
     seconds = sum(each * run.settings["rounds"] for each, run, _ in rows)
-    return seconds / sum(work for _, _, work in rows) if rows else None
+    operations = sum(work for _, _, work in rows)
+    return seconds / operations if operations else None
 
 
 @dataclass(frozen=True)
@@ -225,5 +236,7 @@ def _remarks(found: Sequence[Estimate], pace: Pace | None) -> Iterator[str]:
         )
         return
     yield f"At the pace of {pace.source}. Another network or batch has another pace."
+    if pace.used is not None:
+        yield f"The measured runs used {pace.used:.1%} of the iterations that they might have used."
     if pace.reconstruction is None:
         yield "No measured run was defended by fedredefense: its runs are not estimated."

@@ -41,7 +41,7 @@ OWN = "fedredefense"
 
 
 @dataclass(frozen=True)
-class Judged:
+class Placed:
     """A recording with the server's view of it, on the device where it is judged."""
 
     recording: Recording
@@ -70,7 +70,7 @@ class Outcome(NamedTuple):
 
 def placed(
     recording: Recording, device: torch.device, execution: Execution, iterations: int
-) -> Judged:
+) -> Placed:
     """Return a recording on a device, with the choices of speed and memory made for its size.
 
     Args:
@@ -97,7 +97,7 @@ def placed(
         generator=rng.generator(settings.seed, "defense", recording.round),
         clients_per_chunk=chunk,
     )
-    return Judged(recording, recording.updates.to(device), view)
+    return Placed(recording, recording.updates.to(device), view)
 
 
 def _operations(model: FlatModel, iterations: int) -> float:
@@ -122,7 +122,7 @@ def reconstructing(recording: Recording, wanted: Any = None) -> FedREDefense:
 
 
 def learn(
-    judged: Judged, options: Reconstruction, iterations: int, tick: Tick = lambda _: None
+    judged: Placed, options: Reconstruction, iterations: int, tick: Tick = lambda _: None
 ) -> Learned:
     """Reconstruct every client, and keep its error after every iteration.
 
@@ -158,7 +158,7 @@ def learn(
     return Learned(curves, done.knowledge)
 
 
-def other_scores(judged: Judged) -> Iterator[tuple[str, Tensor]]:
+def other_scores(judged: Placed) -> Iterator[tuple[str, Tensor]]:
     """Yield the name and the scores [n] of every other rule that scores a single round.
 
     Rules that remember rounds, own clean samples or need more participants are passed over; options
@@ -176,7 +176,7 @@ def other_scores(judged: Judged) -> Iterator[tuple[str, Tensor]]:
 
 
 def judge_offline(
-    judged: Judged, defense: FedREDefense, iterations: int, tick: Tick = lambda _: None
+    judged: Placed, defense: FedREDefense, iterations: int, tick: Tick = lambda _: None
 ) -> Outcome:
     """Return all errors and scores of a recording, and the images that reconstruct its updates.
 

@@ -122,6 +122,11 @@ class Plan:
         """Folder of the runs, and of what else tables and figures are made from."""
         return f"{self.results}/{PUBLISHED}/{self.published}" if self.published else self.results
 
+    @property
+    def shown(self) -> str:
+        """Folder of the tables and figures; a published study has its own, beside those of others."""
+        return f"{self.results}/{PUBLISHED}-{self.published}" if self.published else self.results
+
     @cached_property
     def datasets(self) -> dict[str, Settings]:
         """Data set id -> settings."""
@@ -144,17 +149,17 @@ class Plan:
         """Return the folders of an experiment's runs, in the order of the configuration."""
         return [f"{self.finished}/runs/{run}" for run in self.experiments[experiment]]
 
-    def sources(self, experiment: str, figure: str) -> list[str]:
-        """Return what a table or figure is made from.
+    def sources(self, experiment: str, shown: str) -> list[str]:
+        """Return what a table or figure is made from, by its name.
 
         That is the run.json files, the first run's partition, the recorded rounds as judged, or
         synthetic images.
         """
-        if figure == "images":
+        if shown == "images":
             return self.synthetic_images(experiment)
-        if figure in JUDGED_OFFLINE:
+        if shown in JUDGED_OFFLINE:
             return self.judged_rounds(experiment)
-        if figure == "partition":
+        if shown == "partition":
             return [self.partition_file(self.runs[self.experiments[experiment][0]])]
         return [f"{folder}/run.json" for folder in self.run_folders(experiment)]
 
@@ -206,7 +211,7 @@ class Plan:
     def table_files(self) -> list[str]:
         """Return the files of all tables."""
         return [
-            f"{self.results}/tables/{experiment}-{table}.{ending}"
+            f"{self.shown}/tables/{experiment}-{table}.{ending}"
             for experiment, tables in self.tables.items()
             for table in tables
             for ending in ("csv", "html", "md", "tex")
@@ -215,7 +220,7 @@ class Plan:
     def figure_files(self) -> list[str]:
         """Return the files of all figures."""
         return [
-            f"{self.results}/figures/{experiment}-{figure}.{ending}"
+            f"{self.shown}/figures/{experiment}-{figure}.{ending}"
             for experiment, figures in self.figures.items()
             for figure in figures
             for ending in ("png", "pdf")

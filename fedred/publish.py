@@ -9,11 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fedred.config import read_yaml
 from fedred.errors import UserError
 from fedred.files import folder_written_whole
-from fedred.plan import Plan, make_plan
+from fedred.plan import JUDGED_OFFLINE, Plan, make_plan
 from fedred.provenance import cores, cpu_model
+from fedred.report.costs import PARTS
 from fedred.report.runs import Run, load_runs
 from fedred.run_folder import write_json
 
@@ -46,7 +49,8 @@ def publish(config: Path, name: str, results: Path, machine: str | None = None) 
     plan = replace(make_plan(raw), results=str(results))
     if plan.published:
         raise UserError(f"{config} shows the published study '{plan.published}' already")
-    study = replace(make_plan({**raw, "published": name}), results=str(results))
+    renamed = {"published": name, **{key: raw[key] for key in raw if key != "published"}}
+    study = replace(make_plan(renamed), results=str(results))
     folder = Path(study.finished)
     if folder.exists():
         raise UserError(f"{folder} exists: remove it first, or choose another name")
@@ -57,8 +61,8 @@ def publish(config: Path, name: str, results: Path, machine: str | None = None) 
             copy = temporary / target.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
-        text = config.read_text(encoding="utf-8")
-        (temporary / CONFIGURATION).write_text(f"published: {name}\n{text}", encoding="utf-8")
+        text = yaml.safe_dump(renamed, sort_keys=False)
+        (temporary / CONFIGURATION).write_text(text, encoding="utf-8")
         write_json(temporary / ABOUT, about)
     return folder
 
@@ -72,7 +76,24 @@ def _finished_runs(plan: Plan) -> list[Run]:
     runs = load_runs(Path(f"{plan.finished}/runs/{run}") for run in plan.runs)
     for run in runs:
         run.rounds, run.clients  # noqa: B018 (checked as they are read)
+    _read_what_is_no_run(plan)
     return runs
+
+
+def _read_what_is_no_run(plan: Plan) -> None:
+    from fedred.report.figures import read_partition
+    from fedred.report.images import load_images
+    from fedred.report.offline import load_judged  # scikit-learn loads slowly
+
+    for experiment, tables in plan.tables.items():
+        for shown in (*tables, *plan.figures[experiment]):
+            sources = [Path(source) for source in plan.sources(experiment, shown)]
+            if shown == "partition":
+                read_partition(sources[0])
+            elif shown == "images":
+                load_images(sources)
+            elif shown in JUDGED_OFFLINE:
+                load_judged(sources)
 
 
 def _sources(plan: Plan) -> Iterator[Path]:
@@ -95,8 +116,12 @@ def _about(runs: list[Run], machine: str) -> dict[str, Any]:
         "versions": [json.loads(text) for text in dict.fromkeys(versions)],
         "first_run": _day(min(changed)),
         "last_run": _day(max(changed)),
-        "seconds_of_rounds": round(sum(sum(run.timings.values()) for run in runs)),
+        "seconds_of_rounds": round(sum(map(_seconds, runs))),
     }
+
+
+def _seconds(run: Run) -> float:
+    return len(run.rounds) * sum(map(run.seconds_per_round, PARTS))
 
 
 def _day(moment: float) -> str:

@@ -361,3 +361,13 @@ def test_files_that_hold_no_settings_are_refused(tmp_path, content, sentence):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"there is no file .*nothing\.yaml"):
         read_yaml(tmp_path / "nothing.yaml")
+
+
+def test_no_two_configurations_write_the_same_tables():
+    """Tables and figures are named by their experiment alone."""
+    names = [
+        name
+        for path in sorted(Path("config").glob("*.yaml"))
+        for name in read_yaml(path).get("experiments", {})
+    ]
+    assert len(names) == len(set(names)) > 20

@@ -2,6 +2,7 @@
 
 import os
 
+import pandas as pd
 import pytest
 from command import fedred
 from run_folders import write_run
@@ -38,10 +39,14 @@ def plain(**changes):
 def test_work_by_counting():
     visits = 3 * 5
     assert work_of(plain()) == Work(3 * FORWARD * visits * 6000 * 2)
-    # All ten clients have a first round, five visits are later ones; three steps on 20 images.
+    # All ten clients may have a first round, five visits are later ones; three steps on 20 images.
     iterations = 10 * 20 + 5 * 4
     found = work_of(plain(defense=DEFENSE))
     assert found.reconstruction == 9 * FORWARD * 3 * 20 * iterations
+    # Where later rounds take longer, as few clients as may be have their first round.
+    longer = {**DEFENSE, "reconstruction": {**DEFENSE["reconstruction"], "later_iterations": 30}}
+    found = work_of(plain(defense=longer))
+    assert found.reconstruction == 9 * FORWARD * 3 * 20 * (5 * 20 + 10 * 30)
     few = {"name": "balanced_dirichlet", "clients": 10, "samples_per_client": 30}
     assert work_of(plain(partition=few)).training == 3 * FORWARD * visits * 30 * 2
 
@@ -54,11 +59,15 @@ def test_the_sizes_of_data_sets_are_those_of_the_data():
     assert len(digits.train_labels) == images
 
 
-def test_a_measured_run_is_estimated_to_take_its_own_time(tmp_path):
+def test_a_measured_run_is_estimated_to_take_its_own_time_with_all_its_iterations(tmp_path):
     settings = plain(defense=DEFENSE, attack="mpaf", malicious=2)
-    pace = pace_of([write_run(tmp_path / "run", settings)])
+    folder = write_run(tmp_path / "run", settings)
+    pace = pace_of([folder])
+    made = pd.read_parquet(folder / "clients.parquet")["iterations"].sum()
+    assert pace.used == pytest.approx(made / (10 * 20 + 5 * 4))
     hours = pace.hours(work_of(settings))
-    assert hours * 3600 == pytest.approx(4.0 + 0.5 + 1.5 + 2.0)  # what write_run notes
+    # What write_run notes; the reconstruction as if nobody had stopped early.
+    assert hours * 3600 == pytest.approx(4.0 + 0.5 + 2.0 + 1.5 / pace.used)
     assert pace.hours(work_of({**settings, "rounds": 3})) == pytest.approx(hours)
     twice = {**settings, "training": {**settings["training"], "epochs": 4}}
     assert 3600 * (pace.hours(work_of(twice)) - hours) == pytest.approx(4.0 + 0.5 + 2.0)

@@ -61,6 +61,7 @@ def test_a_run_without_recording_keeps_its_id_and_settings():
     ("record", "sentence"),
     [
         ([4], "record names round 4, but the run has only the rounds 1 to 3"),
+        ([1, 2, 1], "record names round 1 twice"),
         ([0], "record.0 is 0: it must be greater than or equal to 1"),
         (2, "record is 2"),
     ],
@@ -247,6 +248,32 @@ def test_a_round_in_which_nobody_is_left_has_no_rows(tmp_path):
     nobody = {name: getattr(recording, name)[:0] for name in TENSORS if name != "weights"}
     frame, _ = judge_offline(judged(replace(recording, **nobody)), FedREDefense(), 3)
     assert len(frame) == 0
+    paths = [tmp_path / name for name in ("one.parquet", "two.parquet")]
+    for path in paths:
+        write_judged(frame, recording, 0.6, path)
+    table = threshold(load_judged(paths))
+    assert table[["FPR", "FNR", "iterations"]].isna().all(axis=None)
+
+
+def test_rounds_of_different_runs_are_never_pooled(tmp_path):
+    recording, _ = recorded_round(tmp_path)
+    defense = defense_of(recording)
+    frame, _ = judge_offline(judged(recording), defense, 3)
+
+    def written(name, **changes):
+        changed = replace(recording, settings={**recording.settings, **changes})
+        write_judged(frame, changed, defense.threshold, tmp_path / name)
+        return tmp_path / name
+
+    first, slower = written("first", seed=0), written("slower", seed=0, malicious=1)
+    other = written("other", seed=0, dataset={"name": "cifar10"})
+    seed = written("seed", seed=1)
+    names = [one.attack for one in load_judged([first, slower, seed])]
+    assert names == ["Min-Max, malicious=2", "Min-Max, malicious=1", "Min-Max, malicious=2"]
+    names = [one.attack for one in load_judged([first, other])]
+    assert names == ["Digits, Min-Max", "CIFAR-10, Min-Max"]
+    with pytest.raises(UserError, match="are of the same recorded round: give one of them"):
+        load_judged([first, seed, first])
 
 
 def test_other_rules_score_as_they_do_in_a_run(tmp_path):
@@ -303,6 +330,8 @@ def test_the_commands_judge_a_recording_draw_it_and_tabulate_it(tmp_path):
     limits = ("--iterations", 3, "--threads", 1)
     done = fedred("reconstruct", recording, *limits, "--out", out, "--images", kept)
     assert done.returncode == 0, done.stderr
+    done = fedred("reconstruct", recording, *limits, "--out", out, "--images", out)
+    assert (done.returncode, "give each a file of its own" in done.stderr) == (2, True)
     figures = {"roc": out, "curves": out, "images": kept}
     for name, source in figures.items():
         done = fedred("figure", name, source, "--out", folder / name)

@@ -18,7 +18,7 @@ def study(finished, tmp_path_factory):
     """A fresh project that holds a published study, and the project that it was made in."""
     made = copy_project(tmp_path_factory.mktemp("made"))
     shutil.copytree(finished / "results", made / "results")
-    (made / "tiny.yaml").write_text(f"# a remark\n{yaml.safe_dump(TINY)}")
+    (made / "tiny.yaml").write_text(f"---\n{yaml.safe_dump({**TINY, 'published': None})}")
     done = fedred("publish", "tiny.yaml", "tiny", "--machine", "a machine", cwd=made)
     assert done.returncode == 0, done.stderr
     fresh = copy_project(tmp_path_factory.mktemp("fresh"))
@@ -31,14 +31,15 @@ def test_a_fresh_project_makes_the_same_tables_and_runs_nothing(study):
     done = snakemake(fresh, "--cores", "2", "--configfile", "results/published/tiny/study.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     made_anew = {path.name for path in (fresh / "results").iterdir()}
-    assert made_anew == {"published", "tables", "figures"}
+    assert made_anew == {"published", "published-tiny"}
+    shown = fresh / "results/published-tiny"
     tables = sorted(path.name for path in (made / "results/tables").iterdir())
-    assert tables == sorted(path.name for path in (fresh / "results/tables").iterdir())
+    assert tables == sorted(path.name for path in (shown / "tables").iterdir())
     for name in tables:
-        one, other = ((project / "results/tables" / name).read_bytes() for project in study)
-        assert one == other, name
+        one, other = (folder / "tables" / name for folder in (made / "results", shown))
+        assert one.read_bytes() == other.read_bytes(), name
     figures = {path.name for path in (made / "results/figures").iterdir()}
-    assert figures == {path.name for path in (fresh / "results/figures").iterdir()}
+    assert figures == {path.name for path in (shown / "figures").iterdir()}
 
 
 def test_the_study_tells_what_made_it(study):
@@ -48,8 +49,8 @@ def test_the_study_tells_what_made_it(study):
     assert about["runs"] == len(make_plan(TINY).runs) == len(list(folder.glob("runs/*/run.json")))
     assert about["versions"][0]["torch"]
     assert about["seconds_of_rounds"] >= 0
-    assert "# a remark" in (folder / "study.yaml").read_text()
-    assert make_plan(read_yaml(folder / "study.yaml")).published == "tiny"
+    plan = make_plan(read_yaml(folder / "study.yaml"))
+    assert (plan.published, plan.runs) == ("tiny", make_plan(TINY).runs)
     assert not list(folder.rglob("model.safetensors"))
 
 
@@ -82,3 +83,14 @@ def test_nothing_is_overwritten_and_nothing_half_done_is_published(study, tmp_pa
     files = 3 * len(make_plan(TINY).runs) + 1
     assert f"{files} of {files} files are missing, for instance" in publish(made, *empty)
     assert [path.name for path in (made / "results/published").iterdir()] == ["tiny"]
+
+
+def test_a_torn_file_is_not_published(study, tmp_path):
+    made, _ = study
+    results = shutil.copytree(made / "results", tmp_path / "results")
+    shutil.rmtree(results / "published")
+    (partition,) = results.glob("partitions/*.safetensors")
+    partition.write_bytes(b"torn")
+    told = publish(made, "tiny.yaml", "other", "--results", str(results))
+    assert str(partition) in told
+    assert not (results / "published").exists()

@@ -29,7 +29,7 @@ def refreshed(text: str) -> str:
 def _filled(place: "re.Match[str]") -> str:
     begin, study, experiment, table, number, end = place.groups()
     blocks = table_blocks(study, experiment, table)
-    chosen = blocks[int(number) - 1 :][:1] if number else blocks
+    chosen = [dict(enumerate(blocks, 1))[int(number)]] if number else blocks
     return "\n\n".join([begin.rstrip(), *chosen, end])
 
 

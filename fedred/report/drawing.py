@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedred.report import style
-from fedred.report.labels import label_runs
+from fedred.report.labels import in_words, label_runs
 from fedred.report.runs import Run
 
 
@@ -24,7 +24,9 @@ def first_seen(names: Iterable[str]) -> list[str]:
 
 
 def attack_panels(recorded: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the panel of each recorded round: its attack, and its defense where runs differ in it.
+    """Return the panel of each recorded round: its attack, and what else the runs differ in.
+
+    That is the data set, settings, and the defense that they ran under.
 
     Args:
         recorded: settings of the run of each; rounds of one run have the same.
@@ -35,10 +37,21 @@ def attack_panels(recorded: Sequence[Mapping[str, Any]]) -> list[str]:
         for text in dict.fromkeys(texts)
     ]
     labelled = label_runs(runs)
-    several = len({one.defense for one in labelled}) > 1
-    under = {one.run.name: f", under {style.display(one.defense)}" * several for one in labelled}
-    attacks = {one.run.name: style.display(one.attack) for one in labelled}
-    return [attacks[text] + under[text] for text in texts]
+    datasets, defenses = (
+        {getattr(one, name) for one in labelled} for name in ("dataset", "defense")
+    )
+    panels = {
+        one.run.name: ", ".join(
+            [
+                *[style.display(one.dataset)] * (len(datasets) > 1),
+                style.display(one.attack),
+                *[in_words({name: value}) for name, value in one.extra.items()],
+                *[f"under {style.display(one.defense)}"] * (len(defenses) > 1),
+            ]
+        )
+        for one in labelled
+    }
+    return [panels[text] for text in texts]
 
 
 def legend_columns(labels: Sequence[str]) -> int:

@@ -281,7 +281,7 @@ def partition(path: Path | str) -> Figure:
     Raises:
         UserError: for a file that is missing, torn or without `counts`.
     """
-    counts, classes = _read_partition(Path(path))
+    counts, classes = read_partition(Path(path))
     clients, C = counts.shape
     figure = page_figure(style.PAGE_WIDTH, 1.5 + 0.22 * C)
     total, dots = figure.subplots(2, 1, sharex=True, height_ratios=[1, 0.45 * C])
@@ -299,7 +299,12 @@ def partition(path: Path | str) -> Figure:
     return figure
 
 
-def _read_partition(path: Path) -> tuple[np.ndarray, list[str]]:
+def read_partition(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return how many images of each class every client holds [clients, classes], and the classes.
+
+    Raises:
+        UserError: for a file that is missing, torn or without `counts`.
+    """
     with (
         told(f"the partition file {path} cannot be read"),
         safe_open(path, framework="numpy") as file,

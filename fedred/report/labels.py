@@ -74,7 +74,7 @@ def in_words(options: Flat) -> str:
 
 
 def value_in_words(value: Value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _refuse_duplicates(runs: Sequence[Run], settings: list[Flat]) -> None:

@@ -67,9 +67,18 @@ def load_judged(paths: Iterable[Path | str]) -> list[Judged]:
     """Read what `fedred reconstruct` wrote.
 
     Raises:
-        UserError: for a file that is missing, torn or of another kind.
+        UserError: for a file that is missing, torn or of another kind, and for two of the same round.
     """
+    paths = list(paths)
     read = [_read(Path(path)) for path in paths]
+    seen: dict[str, Path | str] = {}
+    for path, (frame, about) in zip(paths, read, strict=True):
+        key = json.dumps([about["settings"], frame["round"].unique().tolist()], sort_keys=True)
+        if len(frame) and key in seen:
+            raise UserError(
+                f"{seen[key]} and {path} are of the same recorded round: give one of them"
+            )
+        seen[key] = path
     panels = attack_panels([about["settings"] for _, about in read])
     return [
         Judged(frame, about["settings"], float(about["threshold"]), panel)
@@ -222,8 +231,8 @@ def threshold(judged: Sequence[Judged]) -> pd.DataFrame:
 
 def _iterations(errors: FloatArray, level: float) -> FloatArray:
     """Return after how many iterations [n] each client is decided."""
-    below = errors < level
-    made: FloatArray = np.where(below.any(1), below.argmax(1) + 1.0, errors.shape[1])
+    below = np.pad(errors < level, ((0, 0), (0, 1)), constant_values=True)
+    made: FloatArray = np.minimum(below.argmax(1) + 1.0, errors.shape[1])
     return made
 
 

@@ -143,6 +143,8 @@ ENTRIES: dict[str, type] = {
     "settings": dict,
     "settings.dataset": dict,
     "settings.dataset.name": str,
+    "settings.partition": dict,
+    "settings.partition.clients": int,
     "settings.attack": dict,
     "settings.attack.name": str,
     "settings.defense": dict,

@@ -114,7 +114,7 @@ LINES: dict[str, tuple[str, Any]] = {
 OTHER_LINE: tuple[str, Any] = (GREY, SOLID)
 VARIANT_MARKERS = ("", "o", "s", "^", "D", "v")
 
-COLUMN_WIDTH, PAGE_WIDTH = 3.35, 7.0
+PAGE_WIDTH = 7.0
 """Inches, of a two-column paper."""
 
 RC: Any = {

@@ -4,13 +4,13 @@ rule table:
         code=local(report_sources()),
     output:
         report(
-            "results/tables/{experiment}-{table}.html",
+            f"{PLAN.shown}/tables/{{experiment}}-{{table}}.html",
             caption="../report/table.rst",
             category=lambda wildcards: in_words(wildcards.experiment),
             subcategory="Tables",
             labels=lambda wildcards: {"table": in_words(wildcards.table)},
         ),
-        multiext("results/tables/{experiment}-{table}", ".csv", ".md", ".tex"),
+        multiext(f"{PLAN.shown}/tables/{{experiment}}-{{table}}", ".csv", ".md", ".tex"),
     log:
         "logs/table/{experiment}-{table}.log",
     benchmark:
@@ -20,11 +20,11 @@ rule table:
         mem_mb=2000,
         runtime=10,
     params:
-        runs=lambda wildcards, input: as_arguments(input.sources),
+        sources=lambda wildcards, input: as_arguments(input.sources),
         prefix=subpath(output[0], strip_suffix=".html"),
         described=lambda wildcards: PLAN.described(wildcards.experiment),
     shell:
-        "fedred table {wildcards.table} {params.runs} --out {params.prefix} > {log} 2>&1"
+        "fedred table {wildcards.table} {params.sources} --out {params.prefix} > {log} 2>&1"
 
 
 rule figure:
@@ -33,13 +33,13 @@ rule figure:
         code=local(report_sources()),
     output:
         report(
-            "results/figures/{experiment}-{figure}.png",
+            f"{PLAN.shown}/figures/{{experiment}}-{{figure}}.png",
             caption="../report/figure.rst",
             category=lambda wildcards: in_words(wildcards.experiment),
             subcategory="Figures",
             labels=lambda wildcards: {"figure": in_words(wildcards.figure)},
         ),
-        "results/figures/{experiment}-{figure}.pdf",
+        f"{PLAN.shown}/figures/{{experiment}}-{{figure}}.pdf",
     log:
         "logs/figure/{experiment}-{figure}.log",
     benchmark:
