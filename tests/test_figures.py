@@ -196,6 +196,13 @@ def cells(axis) -> np.ndarray:
     return np.ma.filled(np.ma.masked_invalid(axis.collections[0].get_array()), -1)
 
 
+def test_the_last_row_may_end_early_and_the_panels_above_are_labelled(grid: list[Run]) -> None:
+    runs = [run for run in grid if run.settings["attack"]["name"] in ATTACKS[:4]]
+    axes = FIGURES["accuracy_over_rounds"](runs).axes
+    assert [axis.get_title() for axis in axes] == [style.display(name) for name in ATTACKS[:4]]
+    assert [axis.get_xlabel() for axis in axes] == ["", "Round", "Round", "Round"]
+
+
 def test_heat_map_shows_final_accuracy_and_success_in_percent(grid: list[Run]) -> None:
     accuracy, success, _ = FIGURES["heat_map"](grid).axes
     expected = [

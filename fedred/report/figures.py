@@ -51,12 +51,12 @@ def accuracy_over_rounds(runs: Sequence[Run]) -> Figure:
     legend_rows = -(-len(defenses) // legend_width)
     panel_height = 1.55 + 0.14 * panels[0][0].count("\n")
     figure = page_figure(style.PAGE_WIDTH, 0.35 + panel_height * rows + 0.17 * legend_rows)
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for axis, (title, members) in zip(axes, panels, strict=False):
         axis.set(title=title, ylim=(0, 1), yticks=np.linspace(0, 1, 6))
         for defense in defenses:
             _draw_accuracy(axis, [one for one in members if one.defense == defense], defenses)
-    for axis in list(axes)[len(panels) :]:
+    for axis in axes[len(panels) :]:
         axis.remove()
     _label_outer(figure, columns, "Round", "Test accuracy")
     handles = [defense_line(defense, defenses, [], []) for defense in defenses]
@@ -255,7 +255,7 @@ def _heat_map(axis: Axes, rates: FloatArray) -> Collection:
         rates,
         ax=axis,
         mask=np.isnan(rates),
-        annot=np.vectorize(lambda rate: f"{round(rate, 1):g}")(rates),
+        annot=np.vectorize(lambda rate: f"{rate:.1f}")(rates),
         fmt="",
         annot_kws={"fontsize": 7},
         cmap="Blues",
