@@ -187,7 +187,7 @@ def test_detection_shows_rates_in_percent(grid: list[Run]) -> None:
     np.testing.assert_allclose(missed, [[-1, 5, 5, 5, 5, 5], [-1, 100, 0, 0, 0, 0]])
     texts = {text.get_position(): text.get_text() for text in false_negatives.texts}
     assert texts[0.5, 0.5] == "\N{EN DASH}"
-    assert texts[1.5, 0.5] == "5"
+    assert texts[1.5, 0.5] == "5.0"
     labels = [label.get_text() for label in false_positives.get_yticklabels()]
     assert labels == ["Krum", "FedREDefense"]
 
