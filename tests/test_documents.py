@@ -48,7 +48,7 @@ def test_generated_documents_are_up_to_date(path, made):
 
 
 @pytest.mark.parametrize(
-    "path", ["config.yaml", "grid.yaml", "laptop.yaml", "limits.yaml", "paper.yaml"]
+    "path", ["config.yaml", "grid.yaml", "laptop.yaml", "limits.yaml", "paper.yaml", "sweeps.yaml"]
 )
 def test_the_json_schema_accepts_the_shipped_configurations(path):
     config = yaml.safe_load(Path("config", path).read_text())

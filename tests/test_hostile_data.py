@@ -1,18 +1,16 @@
 """Hostile and broken data files: refused in one sentence that names the file, never obeyed."""
 
 import json
-import os
 import pickle
 import struct
 import time
-import zipfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from code_files import FORMS, Marks, as_code
 from command import fedred
 from PIL import Image
 from safetensors.torch import save_file
@@ -241,30 +239,11 @@ def test_a_file_of_another_kind_is_refused(kind, other, tmp_path):
     assert f"is not a {kind} of fedred" in refusal(path, READERS[kind])
 
 
-class Marks:
-    """What a pickle of this does when it is loaded."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
 @pytest.mark.parametrize("kind", READERS)
-@pytest.mark.parametrize("form", ["pickle", "torch", "numpy", "zip"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_file_that_is_code_is_refused_and_not_run(kind, form, tmp_path):
     path, marker = tmp_path / "file", tmp_path / "executed"
-    if form == "pickle":
-        path.write_bytes(pickle.dumps(Marks(marker)))
-    elif form == "torch":
-        torch.save(Marks(marker), path)
-    elif form == "numpy":
-        with path.open("wb") as file:
-            np.save(file, np.array(Marks(marker), dtype=object), allow_pickle=True)
-    else:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("data.pkl", pickle.dumps(Marks(marker)))
+    as_code(form, path, marker)
     refusal(path, READERS[kind])
     assert not marker.exists()
 

@@ -5,15 +5,13 @@ import json
 import os
 import pickle
 import shutil
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
+from code_files import FORMS, Marks, as_code, obey
 from command import fedred
 from run_folders import settings, write_run
 
@@ -52,16 +50,6 @@ HOSTILE = [
     ),
     *("\\input{/etc/passwd}", "<script>", "../../x", "x" * 10_000, [[[["x"]]]], {"": None}),
 ]
-
-
-class Marks:
-    """What a pickle of this does when it is loaded."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
 
 
 @pytest.fixture(scope="module")
@@ -321,36 +309,12 @@ def test_what_pandas_notes_in_a_parquet_file_is_not_obeyed(folder):
 # --- code in place of results ---
 
 
-def as_code(form, path, marker):
-    """Write a file that creates `marker` when it is unpickled."""
-    if form == "pickle":
-        path.write_bytes(pickle.dumps(Marks(marker)))
-    elif form == "torch":
-        torch.save({"weights": Marks(marker)}, path)
-    elif form == "numpy":
-        with path.open("wb") as file:
-            np.save(file, np.array(Marks(marker), dtype=object), allow_pickle=True)
-    else:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("archive/data.pkl", pickle.dumps(Marks(marker)))
-
-
-FORMS = ["pickle", "torch", "numpy", "zip"]
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_the_files_of_code_do_harm_when_they_are_obeyed(form, tmp_path):
     """Else the tests below could not fail."""
     path, marker = tmp_path / "file", tmp_path / "executed"
     as_code(form, path, marker)
-    if form == "pickle":
-        pickle.loads(path.read_bytes())
-    elif form == "torch":
-        torch.load(path, weights_only=False)
-    elif form == "numpy":
-        np.load(path, allow_pickle=True)
-    else:
-        pickle.loads(zipfile.ZipFile(path).read("archive/data.pkl"))
+    obey(form, path)
     assert marker.exists()
 
 
