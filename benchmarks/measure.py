@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedred.allocation import give_back_freed_memory, keep_freed_memory
 from fedred.provenance import cores, cpu_model, versions
 
 SIDES = ("ours", "twin")
+ALLOCATION = {"ours": keep_freed_memory, "twin": give_back_freed_memory}
+"""Each side gets the memory it would have: ours as in `fedred run`, the twin as in any program."""
 PROC = Path("/proc/self")
 
 
@@ -51,6 +54,7 @@ def warm_up(sides: dict[str, Callable[[], Any]], device: torch.device) -> Measur
     """Call each side once, noting its result, its seconds and its memory."""
     measured = Measured()
     for side, function in sides.items():
+        ALLOCATION[side]()
         forget_peak_memory(device)
         measured.results[side], measured.warm_up[side] = timed(function, device)
         measured.memory[side] = peak_memory(device)
@@ -70,6 +74,7 @@ def repeat(
     """
     for repetition in range(repeats):
         for side in SIDES if repetition % 2 == 0 else SIDES[::-1]:
+            ALLOCATION[side]()
             seconds = timed(sides[side], device)[1]
             measured.seconds[side].append(measured.times[side] * seconds)
 
