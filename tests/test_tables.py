@@ -331,6 +331,16 @@ def test_options_that_differ_become_labels(tmp_path: Path) -> None:
     assert list(frame.columns[3:4]) == ["metric"]
 
 
+def test_a_folder_of_images_is_always_told_by_its_folder(tmp_path: Path) -> None:
+    images = {"dataset__name": "image_folder", "dataset__folder": "mine"}
+    made = [settings(**images), settings(), settings("mpaf", **images)]
+    runs = load_runs(write_run(tmp_path / str(i), one) for i, one in enumerate(made))
+    frame = TABLES["performance"](runs)
+    assert list(frame["dataset"].unique()) == ["image_folder (folder=mine)", "digits"]
+    write_table(frame, "performance", tmp_path / "table")
+    assert "Images (folder=mine): Accuracy" in (tmp_path / "table.md").read_text()
+
+
 def test_other_settings_that_differ_become_columns(tmp_path: Path) -> None:
     made = [
         settings("mpaf", "median", seed, partition__alpha=alpha, training__lr=alpha / 10)

@@ -9,6 +9,8 @@ from fedred.report.runs import Run
 from fedred.report.sweeps import Flat, Value, flatten
 
 METHODS = ("dataset", "attack", "defense")
+ALWAYS_TOLD = {"image_folder": ["dataset.folder"]}
+"""Options without which a name says nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,7 @@ def _names(group: list[Flat]) -> list[str]:
 def _label(section: str, mine: Flat, groups: list[list[Flat]]) -> str:
     """Return a method's name, with the options that differ for this name within any group."""
     name = mine[f"{section}.name"]
-    differing: list[str] = []
+    differing = list(ALWAYS_TOLD.get(str(name), []))
     for group in groups:
         same = [other for other in group if other.get(f"{section}.name") == name]
         keys = [key for key in _names(same) if key.startswith(f"{section}.")]

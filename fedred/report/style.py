@@ -16,6 +16,7 @@ DISPLAY_NAMES = {
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "cinic10": "CINIC-10",
+    "image_folder": "Images",
     "none": "No attack",
     "label_flip": "Label flip",
     "targeted_label_flip": "Targeted label flip",
