@@ -49,10 +49,22 @@ FAMILIES: dict[str, Mapping[str, type]] = {
 }
 COMPOSABLE: dict[Any, str] = {Attack: "attack", Defense: "defense"}
 """Types of an option that names another method of its family."""
-TABLES = ("performance", "detection", "differences", "errors", "cost", "reference", "threshold")
+TABLES = (
+    "performance",
+    "detection",
+    "differences",
+    "errors",
+    "cost",
+    "reference",
+    "auroc",
+    "threshold",
+    "budget",
+    "exclusion",
+)
 FIGURES = (
     "accuracy_over_rounds",
     "reconstruction_error",
+    "errors_over_rounds",
     "detection",
     "heat_map",
     "partition",

@@ -29,7 +29,7 @@ PUBLISHED = "published"
 """Folder of published studies in that of the results."""
 
 
-JUDGED_OFFLINE = ("threshold", "roc", "curves", "images")
+JUDGED_OFFLINE = ("auroc", "threshold", "budget", "exclusion", "roc", "curves", "images")
 """Tables and figures that are made from recorded updates, not from the results of runs."""
 
 
@@ -77,8 +77,10 @@ NEEDS: dict[str, tuple[str, Callable[[Asked], bool]]] = {
         "a run whose defense accepts or rejects clients",
         lambda asked: asked.selects,
     ),
-    "reconstruction_error": ("a run defended by fedredefense", lambda asked: asked.reconstructs),
-    "errors": ("a run defended by fedredefense", lambda asked: asked.reconstructs),
+    **dict.fromkeys(
+        ("reconstruction_error", "errors_over_rounds", "errors"),
+        ("a run defended by fedredefense", lambda asked: asked.reconstructs),
+    ),
     "differences": (
         "a run defended by fedavg beside another defense",
         lambda asked: asked.compares_with_fedavg,

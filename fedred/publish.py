@@ -83,7 +83,7 @@ def _finished_runs(plan: Plan) -> list[Run]:
 def _read_what_is_no_run(plan: Plan) -> None:
     from fedred.report.figures import read_partition
     from fedred.report.images import load_images
-    from fedred.report.offline import load_judged  # scikit-learn loads slowly
+    from fedred.report.judged import load_judged
 
     for experiment, tables in plan.tables.items():
         for shown in (*tables, *plan.figures[experiment]):

@@ -89,7 +89,7 @@ REFUSED = [
     (
         experiment(tables=["accuracy"]),
         "experiments.one.tables.0 is 'accuracy'",
-        "'performance', 'detection', 'differences', 'errors', 'cost', 'reference' or 'threshold'",
+        "'performance', 'detection', 'differences', 'errors', 'cost', 'reference', 'auroc'",
     ),
     (
         experiment(tables=["detection"]),

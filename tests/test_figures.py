@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -18,7 +19,8 @@ from scipy import stats
 from fedred.errors import UserError
 from fedred.plan import make_plan
 from fedred.report import style
-from fedred.report.figures import ERROR_LIMIT, FIGURES, FIRST_ROUNDS, write_figure
+from fedred.report.error_figures import ERROR_LIMIT, FIRST_ROUNDS
+from fedred.report.figures import FIGURES, write_figure
 from fedred.report.runs import Run, load_runs
 from fedred.report.sweeps import swept_setting
 
@@ -177,6 +179,29 @@ def test_errors_beyond_the_limit_are_drawn_at_it(tmp_path: Path) -> None:
     run.clients.loc[run.clients["malicious"], "score"] = np.inf
     malicious = FIGURES["reconstruction_error"]([run]).axes[0].collections[1]
     assert (np.asarray(malicious.get_offsets())[:, 1] == ERROR_LIMIT).all()
+
+
+def test_errors_over_rounds_are_median_and_range_of_the_clients(grid: list[Run]) -> None:
+    figure = FIGURES["errors_over_rounds"](grid)
+    assert [axis.get_title() for axis in figure.axes] == [style.display(name) for name in ATTACKS]
+    place = ATTACKS.index("label_flip")
+    clients = pd.concat(run.clients for run in of(grid, "label_flip", "fedredefense"))
+    for malicious, line, bars in zip(
+        (False, True), figure.axes[place].lines, figure.axes[place].collections, strict=False
+    ):
+        chosen = clients[(clients["malicious"] == malicious) & clients["score"].notna()]
+        by_round = chosen.groupby("round")["score"]
+        np.testing.assert_array_equal(line.get_xdata(), sorted(chosen["round"].unique()))
+        np.testing.assert_allclose(line.get_ydata(), by_round.median())
+        ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+        np.testing.assert_allclose(ends, np.column_stack([by_round.min(), by_round.max()]))
+
+
+def test_errors_over_rounds_beyond_the_limit_are_drawn_at_it(tmp_path: Path) -> None:
+    (run,) = load_runs([write_run(tmp_path / "run", settings("mpaf", "fedredefense"))])
+    run.clients.loc[run.clients["malicious"], "score"] = np.inf
+    malicious = FIGURES["errors_over_rounds"]([run]).axes[0].lines[1]
+    assert (np.asarray(malicious.get_ydata()) == ERROR_LIMIT).all()
 
 
 def test_detection_shows_rates_in_percent(grid: list[Run]) -> None:

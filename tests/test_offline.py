@@ -20,7 +20,10 @@ from fedred.offline import judge_offline, learn, other_scores, placed, write_ima
 from fedred.reconstruction import reconstruction_error
 from fedred.recording import TENSORS, read_recording
 from fedred.report.images import images, load_images
-from fedred.report.offline import GRID, load_judged, mean_roc, threshold
+from fedred.report.judged import Judged, load_judged
+from fedred.report.offline import GRID, mean_roc
+from fedred.report.offline_tables import auroc, budget, exclusion, threshold
+from fedred.report.tables import OFFLINE_TABLES, write_table
 from fedred.run import Limits, Stopped, run
 from fedred.run_folder import RunFolder
 from fedred.simulation import initial_state, play_round
@@ -251,8 +254,11 @@ def test_a_round_in_which_nobody_is_left_has_no_rows(tmp_path):
     paths = [tmp_path / name for name in ("one.parquet", "two.parquet")]
     for path in paths:
         write_judged(frame, recording, 0.6, path)
-    table = threshold(load_judged(paths))
-    assert table[["FPR", "FNR", "iterations"]].isna().all(axis=None)
+    loaded = load_judged(paths)
+    for table in (threshold(loaded), budget(loaded), exclusion(loaded)):
+        assert table["mean"].isna().all()
+        assert (table["n"] == 0).all()
+    assert len(auroc(loaded)) == 0
 
 
 def test_rounds_of_different_runs_are_never_pooled(tmp_path):
@@ -315,11 +321,96 @@ def test_thresholds_count_who_fell_below_them(tmp_path):
     defense = defense_of(recording)
     frame, _ = judge_offline(judged(recording), defense, ITERATIONS)
     write_judged(frame, recording, defense.threshold, tmp_path / "judged.parquet")
-    table = threshold(load_judged([tmp_path / "judged.parquet"])).set_index("threshold")
+    table = threshold(load_judged([tmp_path / "judged.parquet"]))
     lowest = frame[frame["rule"] == "fedredefense"].groupby("client")["score"].min().to_numpy()
-    for level, row in table.iterrows():
-        assert row["FPR"] == np.mean(lowest[:6] >= level)
-        assert row["FNR"] == np.mean(lowest[6:] < level)
+    for level, rows in table.groupby("threshold"):
+        means = rows.set_index("metric")["mean"]
+        assert means["FPR"] == 100 * np.mean(lowest[:6] >= level)
+        assert means["FNR"] == 100 * np.mean(lowest[6:] < level)
+
+
+def by_hand(curves, round=1, seed=0, clients=None):
+    """A recorded round with these error curves; the last two clients are malicious."""
+    clients = list(range(len(curves))) if clients is None else clients
+    rows = [
+        ("fedredefense", round, client, client >= 3, made, error)
+        for client, errors in zip(clients, curves, strict=True)
+        for made, error in enumerate(errors, 1)
+    ]
+    columns = ["rule", "round", "client", "malicious", "iteration", "score"]
+    return Judged(pd.DataFrame(rows, columns=columns), {"seed": seed}, 0.6, "Min-Max")
+
+
+def numbers(frame, column):
+    """Means by level and metric."""
+    return {(row[column], row["metric"]): row["mean"] for row in frame.to_dict("records")}
+
+
+EASY, SLOW, NEVER = [0.9, 0.5, 0.4], [0.9, 0.8, 0.5], [0.9, 0.8, 0.7]
+
+
+def test_a_budget_decides_as_a_reconstruction_that_stops_there():
+    rounds = [by_hand([EASY, SLOW, NEVER, SLOW, NEVER])]
+    found = numbers(budget(rounds), "budget")
+    assert [found[made, "FPR"] for made in (1, 2, 3)] == pytest.approx([100, 200 / 3, 100 / 3])
+    assert [found[made, "FNR"] for made in (1, 2, 3)] == [0, 0, 50]
+    assert [found[made, "honest_iterations"] for made in (1, 2, 3)] == pytest.approx([1, 2, 8 / 3])
+    assert found[3, "malicious_iterations"] == 3
+
+
+def test_exclusion_counts_flags_over_recorded_rounds():
+    rounds = [
+        by_hand([EASY, NEVER, EASY, NEVER, SLOW], round=4),
+        by_hand([EASY, NEVER, NEVER, SLOW, NEVER], round=2),
+    ]
+    found = numbers(exclusion(rounds), "excluded by")
+    assert found["1 flag", "FPR"] == pytest.approx(200 / 3)  # clients 1 and 2
+    assert found["1 flag", "FNR"] == 0
+    assert found["2 flags", "FPR"] == pytest.approx(100 / 3)
+    assert found["2 flags", "FNR"] == 100
+    assert found["flag of the last round", "FPR"] == pytest.approx(100 / 3)
+    assert found["flag of the last round", "FNR"] == 50  # client 4 passed in round 4
+
+
+def test_a_client_that_was_not_asked_last_keeps_its_last_flag():
+    rounds = [
+        by_hand([EASY, NEVER, EASY, NEVER, NEVER], round=1),
+        by_hand([EASY, SLOW], round=2, clients=[0, 3]),
+    ]
+    found = numbers(exclusion(rounds), "excluded by")
+    assert found["flag of the last round", "FPR"] == pytest.approx(100 / 3)
+    assert found["flag of the last round", "FNR"] == 50
+
+
+def test_seeds_are_the_samples_of_what_is_judged_offline():
+    rounds = [
+        by_hand([EASY, EASY, EASY, NEVER, NEVER], seed=0),
+        by_hand([EASY, EASY, NEVER, NEVER, NEVER], seed=1),
+    ]
+    row = budget(rounds).query("budget == 3 and metric == 'FPR'").iloc[0]
+    assert (row["n"], row["rounds"]) == (2, 1)
+    assert row["mean"] == pytest.approx(100 / 6)
+    assert row["std"] == pytest.approx(100 / 3 / np.sqrt(2))
+    assert row["ci95"] == pytest.approx(12.7062 * row["std"] / np.sqrt(2), rel=1e-4)
+
+
+def test_the_table_of_areas_is_the_share_of_pairs_in_order_mean_over_rounds():
+    rounds = [
+        by_hand([[0.1], [0.4], [0.2], [0.4], [0.8]]),
+        by_hand([[0.1], [0.4], [0.2], [0.9], [0.8]], round=2),
+    ]
+    (row,) = auroc(rounds).to_dict("records")
+    assert row["mean"] == pytest.approx(100 * (5.5 / 6 + 1) / 2)
+    assert (row["rule"], row["n"], row["rounds"]) == ("fedredefense", 1, 2)
+
+
+@pytest.mark.parametrize("name", OFFLINE_TABLES)
+def test_tables_of_what_is_judged_offline_tell_their_n(name, tmp_path):
+    rounds = [by_hand([EASY, SLOW, NEVER, SLOW, NEVER], seed=seed) for seed in (0, 1)]
+    write_table(OFFLINE_TABLES[name](rounds), name, tmp_path / "table")
+    text = (tmp_path / "table.md").read_text()
+    assert "n = 2 seeds, 1 recorded round" in text
+    assert "±" in text
 
 
 def test_the_commands_judge_a_recording_draw_it_and_tabulate_it(tmp_path):
@@ -336,9 +427,10 @@ def test_the_commands_judge_a_recording_draw_it_and_tabulate_it(tmp_path):
     for name, source in figures.items():
         done = fedred("figure", name, source, "--out", folder / name)
         assert done.returncode == 0, done.stderr
-    shown = fedred("table", "threshold", out)
-    assert shown.returncode == 0, shown.stderr
-    assert "FNR (%)" in shown.stdout
+    for name in OFFLINE_TABLES:
+        shown = fedred("table", name, out)
+        assert shown.returncode == 0, shown.stderr
+        assert "n = 1 seed, 1 recorded round" in shown.stdout
     assert {path.name for path in folder.iterdir()} == {
         f"{name}.{ending}" for name in figures for ending in ("png", "pdf")
     }

@@ -259,7 +259,9 @@ def test_cost_by_definition(tmp_path: Path) -> None:
     write_table(frame, "cost", tmp_path / "table")
     ((_, table),) = markdown_tables((tmp_path / "table.md").read_text())
     told = ["2.000", "0.250", "0.750", "1.000", "4.000"]
-    assert list(table.iloc[0]) == ["FedREDefense", *told, "10.0", "300", "0.500", "2"]
+    equal = [f"{seconds}±0.000" for seconds in told]
+    others = ["10.0±7.1", "300±0", "0.500±0.000", "2"]
+    assert list(table.iloc[0]) == ["FedREDefense", *equal, *others]
     assert list(table.iloc[1]) == ["Median", *told, DASH, "300", "0.500", "1"]
 
 

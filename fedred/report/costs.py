@@ -6,7 +6,17 @@ import numpy as np
 import pandas as pd
 
 from fedred.errors import UserError
-from fedred.report.frames import Row, comparable, grouped, named, number_cell, records, tidy, told_n
+from fedred.report.frames import (
+    Row,
+    comparable,
+    defined,
+    grouped,
+    named,
+    number_cell,
+    records,
+    tidy,
+    told_n,
+)
 from fedred.report.labels import LabelledRun, label_runs
 from fedred.report.layout import Block, Cell
 from fedred.report.runs import Run
@@ -146,11 +156,15 @@ def cost_blocks(frame: pd.DataFrame) -> list[Block]:
     for title, part in comparable(frame):
         rows = []
         for defense, values in part.groupby("defense", sort=False):
-            cells = [
-                number_cell(row, "mean", COST_DIGITS.get(row["metric"], 3))
-                for row in records(values)
-            ]
+            cells = [_cost_cell(row) for row in records(values)]
             rows.append(([display(str(defense))], [*cells, Cell(values["n"].max(), digits=0)]))
-        heading = f"{title}: cost (seconds a round, iterations a client and round)"
+        heading = (
+            f"{title}: cost (seconds a round, iterations a client and round), mean and std of runs"
+        )
         blocks.append(Block(heading, ["Defense"], [*COST.values(), "Runs (n)"], rows))
     return blocks
+
+
+def _cost_cell(row: Row) -> Cell:
+    digits = COST_DIGITS.get(row["metric"], 3)
+    return Cell(defined(row["mean"]), defined(row["std"]), digits=digits)

@@ -1,16 +1,15 @@
-"""What several figures share: the page, lines of defenses, their legend."""
+"""What several figures share: the page, its panels, lines of defenses, their legend."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedred.report import style
-from fedred.report.labels import in_words, label_runs
-from fedred.report.runs import Run
+from fedred.report.labels import LabelledRun, value_in_words
+
+Panel = tuple[str, list[LabelledRun]]
 
 
 def page_figure(width: float, height: float) -> Figure:
@@ -21,37 +20,6 @@ def page_figure(width: float, height: float) -> Figure:
 def first_seen(names: Iterable[str]) -> list[str]:
     """Return names without repetition, in their order."""
     return list(dict.fromkeys(names))
-
-
-def attack_panels(recorded: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the panel of each recorded round: its attack, and what else the runs differ in.
-
-    That is the data set, settings, and the defense that they ran under.
-
-    Args:
-        recorded: settings of the run of each; rounds of one run have the same.
-    """
-    texts = [json.dumps(settings, sort_keys=True) for settings in recorded]
-    runs = [
-        Run(Path("recorded"), text, json.loads(text), selects=True, final={}, timings={})
-        for text in dict.fromkeys(texts)
-    ]
-    labelled = label_runs(runs)
-    datasets, defenses = (
-        {getattr(one, name) for one in labelled} for name in ("dataset", "defense")
-    )
-    panels = {
-        one.run.name: ", ".join(
-            [
-                *[style.display(one.dataset)] * (len(datasets) > 1),
-                style.display(one.attack),
-                *[in_words({name: value}) for name, value in one.extra.items()],
-                *[f"under {style.display(one.defense)}"] * (len(defenses) > 1),
-            ]
-        )
-        for one in labelled
-    }
-    return [panels[text] for text in texts]
 
 
 def legend_columns(labels: Sequence[str]) -> int:
@@ -83,3 +51,25 @@ def defense_line(label: str, labels: list[str], x: Any, y: Any) -> Line2D:
         markevery=0.2 if len(x) else None,
         label=style.display(label),
     )
+
+
+def panels_of(labelled: list[LabelledRun], name: Callable[[LabelledRun], str]) -> list[Panel]:
+    """Group runs by block and name; titles tell what differs, the name on a line of its own."""
+    several_datasets = len({one.dataset for one in labelled}) > 1
+    groups: dict[tuple[Any, ...], Panel] = {}
+    for one in labelled:
+        parts = [style.display(one.dataset)] if several_datasets else []
+        parts += [f"{key} = {value_in_words(value)}" for key, value in one.extra.items()]
+        title = "\n".join(part for part in (", ".join(parts), name(one)) if part)
+        groups.setdefault((one.block, name(one)), (title, []))[1].append(one)
+    return list(groups.values())
+
+
+def label_outer(figure: Figure, columns: int, x: str, y: str) -> None:
+    """Label the outer panels of a grid, also above a place where the last row ends early."""
+    axes = figure.axes
+    for index, axis in enumerate(axes):
+        lowest = index + columns >= len(axes)
+        axis.tick_params(labelbottom=lowest)
+        axis.set_xlabel(x if lowest else "")
+        axis.set_ylabel(y if index % columns == 0 else "")

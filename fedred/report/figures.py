@@ -18,22 +18,22 @@ from safetensors import safe_open
 from fedred.errors import UserError
 from fedred.files import told, written_whole
 from fedred.report import style
-from fedred.report.drawing import defense_line, first_seen, legend_columns, page_figure
-from fedred.report.labels import LabelledRun, label_runs, value_in_words
+from fedred.report.drawing import (
+    defense_line,
+    first_seen,
+    label_outer,
+    legend_columns,
+    page_figure,
+    panels_of,
+)
+from fedred.report.error_figures import errors_over_rounds, reconstruction_error
+from fedred.report.labels import LabelledRun, label_runs
 from fedred.report.runs import Run
 from fedred.report.statistics import FloatArray, Spread, spread
 from fedred.report.sweep_figure import sweep
 
-FIRST_ROUNDS = 10
-"""Rounds shown by `reconstruction_error`."""
-
-ERROR_LIMIT = 2.0
-"""Reconstruction errors above it are drawn at the upper edge: a model that stays put has 1."""
-
 SIDE_BY_SIDE = 8
 """Attacks up to which two heat maps fit beside each other."""
-
-Panel = tuple[str, list[LabelledRun]]
 
 
 @matplotlib.rc_context(style.RC)
@@ -44,7 +44,7 @@ def accuracy_over_rounds(runs: Sequence[Run]) -> Figure:
     """
     labelled = label_runs(runs)
     defenses = first_seen(one.defense for one in labelled)
-    panels = _panels(labelled, lambda one: style.display(one.attack))
+    panels = panels_of(labelled, lambda one: style.display(one.attack))
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     legend_width = legend_columns([style.display(name) for name in defenses])
@@ -58,7 +58,7 @@ def accuracy_over_rounds(runs: Sequence[Run]) -> Figure:
             _draw_accuracy(axis, [one for one in members if one.defense == defense], defenses)
     for axis in axes[len(panels) :]:
         axis.remove()
-    _label_outer(figure, columns, "Round", "Test accuracy")
+    label_outer(figure, columns, "Round", "Test accuracy")
     handles = [defense_line(defense, defenses, [], []) for defense in defenses]
     figure.legend(handles=handles, loc="outside lower center", ncols=legend_width)
     return figure
@@ -84,95 +84,6 @@ def _over_rounds(group: list[LabelledRun], metric: str) -> tuple[FloatArray, Spr
     ]
     table = pd.concat(series, axis=1).dropna()
     return table.index.to_numpy(float), spread(table.to_numpy(float).T)
-
-
-@matplotlib.rc_context(style.RC)
-def reconstruction_error(runs: Sequence[Run]) -> Figure:
-    """Return reconstruction errors and iterations of honest and malicious clients, per attack.
-
-    One dot is one client in one of the first rounds. The reconstruction of a client stops as soon
-    as its error falls under the threshold, so that honest errors pile up there and only the number
-    of iterations tells how easy they were; an excluded client has no dot in later rounds.
-
-    Raises:
-        UserError: when no run is defended by fedredefense.
-    """
-    reconstructing = [run for run in runs if run.settings["defense"]["name"] == "fedredefense"]
-    if runs and not reconstructing:
-        raise UserError("the figure of reconstruction errors needs a run defended by fedredefense")
-    panels = _panels(label_runs(reconstructing), lambda one: style.display(one.defense))
-    figure = page_figure(style.PAGE_WIDTH, 0.3 + 3.3 * len(panels))
-    axes = figure.subplots(2 * len(panels), 1, squeeze=False)[:, 0]
-    for row, (title, members) in enumerate(panels):
-        errors, iterations = axes[2 * row : 2 * row + 2]
-        _draw_reconstructions(errors, iterations, members)
-        errors.set_title(title.replace("\n", ", ") if len(panels) > 1 else "")
-    last = min(FIRST_ROUNDS, max(run.settings["rounds"] for run in reconstructing))
-    axes[-1].set_xlabel(f"Clients of rounds 1 to {last}, by attack")
-    figure.align_ylabels()
-    figure.legend(handles=_reconstruction_legend(), loc="outside upper center", ncols=3)
-    return figure
-
-
-def _draw_reconstructions(errors: Axes, iterations: Axes, group: list[LabelledRun]) -> None:
-    attacks = first_seen(one.attack for one in group)
-    for position, attack in enumerate(attacks):
-        clients = _judged_clients([one for one in group if one.attack == attack])
-        for malicious, shift in ((False, -0.2), (True, 0.2)):
-            chosen = clients[clients["malicious"] == malicious]
-            shown = chosen["score"].clip(upper=ERROR_LIMIT).to_numpy(float)
-            _strip(errors, position + shift, shown, malicious)
-            _strip(iterations, position + shift, chosen["iterations"].to_numpy(float), malicious)
-    errors.axhline(
-        _threshold(group[0].run), color="black", linestyle="--", linewidth=0.9, zorder=0.9
-    )
-    errors.set_ylabel("Reconstruction error")
-    errors.set_ylim(bottom=0)
-    iterations.set_ylabel("Iterations")
-    iterations.set_ylim(bottom=0)
-    names = [style.display(attack) for attack in attacks]
-    for axis, labels in ((errors, []), (iterations, names)):
-        axis.set_xlim(-0.5, len(attacks) - 0.5)
-        axis.set_xticks(range(len(attacks)), labels or [""] * len(attacks))
-        axis.tick_params(axis="x", length=0)
-        axis.grid(visible=False, axis="x")
-
-
-def _judged_clients(group: list[LabelledRun]) -> pd.DataFrame:
-    """Return the rows of all clients that have an error in the first rounds, over all seeds."""
-    clients = pd.concat([one.run.clients for one in group], ignore_index=True)
-    return clients[(clients["round"] <= FIRST_ROUNDS) & clients["score"].notna()]
-
-
-def _strip(axis: Axes, position: float, values: FloatArray, malicious: bool) -> None:
-    """Draw values as a column of dots, spread sideways by a fixed sequence."""
-    golden = 0.6180339887498949
-    sideways = (np.arange(len(values)) * golden % 1 - 0.5) * 0.3
-    axis.scatter(
-        position + sideways,
-        values,
-        s=9 if malicious else 5,
-        color=style.MALICIOUS if malicious else style.HONEST,
-        marker="^" if malicious else "o",
-        alpha=0.55,
-        linewidths=0,
-        rasterized=True,
-    )
-
-
-def _threshold(run: Run) -> float:
-    if "threshold" not in run.settings["defense"]:
-        raise UserError(f"{run.folder / 'run.json'} has no entry settings.defense.threshold")
-    return float(run.settings["defense"]["threshold"])
-
-
-def _reconstruction_legend() -> list[Line2D]:
-    dot: Any = {"linestyle": "", "markersize": 4}
-    return [
-        Line2D([], [], marker="o", color=style.HONEST, label="Honest client", **dot),
-        Line2D([], [], marker="^", color=style.MALICIOUS, label="Malicious client", **dot),
-        Line2D([], [], color="black", linestyle="--", linewidth=0.9, label="Threshold"),
-    ]
 
 
 @matplotlib.rc_context(style.RC | {"axes.grid": False})
@@ -206,7 +117,7 @@ def heat_map(runs: Sequence[Run]) -> Figure:
 
 def _heat_maps(runs: Sequence[Run], titles: dict[str, str]) -> Figure:
     """Draw one map a metric, side by side, or below each other when the attacks are many."""
-    panels = _panels(label_runs(runs), lambda one: "")
+    panels = panels_of(label_runs(runs), lambda one: "")
     attacks = first_seen(one.attack for _, group in panels for one in group)
     defenses = [first_seen(one.defense for one in group) for _, group in panels]
     maps = [(metric, *panel) for panel in zip(panels, defenses, strict=True) for metric in titles]
@@ -338,6 +249,7 @@ def _size_legend(figure: Figure, counts: np.ndarray, area: float) -> None:
 FIGURES: dict[str, Callable[..., Figure]] = {
     "accuracy_over_rounds": accuracy_over_rounds,
     "reconstruction_error": reconstruction_error,
+    "errors_over_rounds": errors_over_rounds,
     "detection": detection,
     "heat_map": heat_map,
     "partition": partition,
@@ -364,25 +276,3 @@ def write_figure(
     for ending in formats:
         with written_whole(Path(f"{prefix}.{ending}")) as temporary:
             figure.savefig(temporary, format=ending, metadata=undated[ending])
-
-
-def _panels(labelled: list[LabelledRun], name: Callable[[LabelledRun], str]) -> list[Panel]:
-    """Group runs by block and name; titles tell what differs, the name on a line of its own."""
-    several_datasets = len({one.dataset for one in labelled}) > 1
-    groups: dict[tuple[Any, ...], Panel] = {}
-    for one in labelled:
-        parts = [style.display(one.dataset)] if several_datasets else []
-        parts += [f"{key} = {value_in_words(value)}" for key, value in one.extra.items()]
-        title = "\n".join(part for part in (", ".join(parts), name(one)) if part)
-        groups.setdefault((one.block, name(one)), (title, []))[1].append(one)
-    return list(groups.values())
-
-
-def _label_outer(figure: Figure, columns: int, x: str, y: str) -> None:
-    """Label the outer panels of a grid, also above a place where the last row ends early."""
-    axes = figure.axes
-    for index, axis in enumerate(axes):
-        lowest = index + columns >= len(axes)
-        axis.tick_params(labelbottom=lowest)
-        axis.set_xlabel(x if lowest else "")
-        axis.set_ylabel(y if index % columns == 0 else "")

@@ -15,7 +15,8 @@ from matplotlib.patches import Patch
 from fedred.errors import UserError
 from fedred.files import checksum_of, read_tensors, require_checksum, told
 from fedred.report import style
-from fedred.report.drawing import attack_panels, page_figure
+from fedred.report.drawing import page_figure
+from fedred.report.judged import attack_panels
 from fedred.report.statistics import FloatArray
 
 CLIENTS = 3

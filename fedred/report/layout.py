@@ -40,10 +40,10 @@ tr:first-of-type { border-block: 2px solid #475569; }
 
 @dataclass(frozen=True)
 class Cell:
-    """One number with its confidence half-width: None where there is none, NaN where not defined."""
+    """One number with its spread (half-width or deviation): None where none, NaN where not defined."""
 
     mean: float | None = None
-    ci95: float | None = None
+    spread: float | None = None
     best: bool = False
     digits: int = DIGITS
     mark: str = ""
@@ -52,7 +52,7 @@ class Cell:
         """Return the number and its half-width as printed, empty when there is none."""
         if self.mean is None:
             return UNDEFINED, ""
-        return self._printed(self.mean), "" if self.ci95 is None else self._printed(self.ci95)
+        return self._printed(self.mean), "" if self.spread is None else self._printed(self.spread)
 
     def _printed(self, value: float) -> str:
         return UNDEFINED if math.isnan(value) else f"{value:.{self.digits}f}"

@@ -12,6 +12,7 @@ DISPLAY_NAMES = {
     "AFPR": "AFPR",
     "AFNR": "AFNR",
     "AAR": "AAR",
+    "auroc": "AUROC (%)",
     "digits": "Digits",
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",

@@ -15,13 +15,21 @@ from fedred.report.frames import (
     comparable,
     defined,
     grouped,
-    number_cell,
     records,
     summary,
     tidy,
     told_n,
 )
+from fedred.report.judged import Judged, load_judged
 from fedred.report.layout import DIGITS, Block, Cell, latex, markdown, page, print_blocks
+from fedred.report.offline_tables import (
+    auroc,
+    auroc_blocks,
+    budget,
+    decision_blocks,
+    exclusion,
+    threshold,
+)
 from fedred.report.reference import reference, reference_blocks
 from fedred.report.runs import Run, load_runs
 from fedred.report.style import DISPLAY_NAMES, HIGHER_IS_BETTER, display
@@ -63,13 +71,12 @@ TABLES: dict[str, Callable[[Sequence[Run]], pd.DataFrame]] = {
 }
 
 
-def _threshold(files: Sequence[Path]) -> pd.DataFrame:
-    from fedred.report.offline import load_judged, threshold  # scikit-learn loads slowly
-
-    return threshold(load_judged(files))
-
-
-OFFLINE_TABLES: dict[str, Callable[[Sequence[Path]], pd.DataFrame]] = {"threshold": _threshold}
+OFFLINE_TABLES: dict[str, Callable[[Sequence[Judged]], pd.DataFrame]] = {
+    "auroc": auroc,
+    "threshold": threshold,
+    "budget": budget,
+    "exclusion": exclusion,
+}
 """Tables of what `fedred reconstruct` wrote."""
 
 
@@ -84,7 +91,7 @@ def made_table(name: str, sources: Sequence[Path]) -> pd.DataFrame:
         UserError: for sources that are missing or torn, or that cannot feed the table.
     """
     if name in OFFLINE_TABLES:
-        return OFFLINE_TABLES[name](sources)
+        return OFFLINE_TABLES[name](load_judged(sources))
     return TABLES[name](load_runs(sources))
 
 
@@ -161,27 +168,6 @@ def _detection_blocks(frame: pd.DataFrame) -> list[Block]:
     return blocks
 
 
-def _threshold_blocks(frame: pd.DataFrame) -> list[Block]:
-    """One block an attack: thresholds as rows, what each would decide as columns."""
-    percent = frame.assign(FPR=100 * frame["FPR"], FNR=100 * frame["FNR"])
-    header = ["FPR (%)", "FNR (%)", "Iterations of honest clients"]
-    return [
-        Block(
-            f"{attack}: what a threshold decides",
-            ["Threshold"],
-            header,
-            [
-                (
-                    [f"{row['threshold']:g}"],
-                    [number_cell(row, column, DIGITS) for column in ("FPR", "FNR", "iterations")],
-                )
-                for row in records(part)
-            ],
-        )
-        for attack, part in percent.groupby("attack", sort=False)
-    ]
-
-
 def _cells(values: pd.DataFrame, by: str, order: list[str]) -> list[Cell]:
     """Return one metric's cells in a given order, the best ones marked."""
     rows = {row[by]: row for row in records(values)}
@@ -210,5 +196,8 @@ LAYOUTS: dict[str, Callable[[pd.DataFrame], list[Block]]] = {
     "errors": error_blocks,
     "cost": cost_blocks,
     "reference": reference_blocks,
-    "threshold": _threshold_blocks,
+    "auroc": auroc_blocks,
+    "threshold": decision_blocks,
+    "budget": decision_blocks,
+    "exclusion": decision_blocks,
 }

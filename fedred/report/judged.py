@@ -1,0 +1,135 @@
+"""Recorded rounds as `fedred reconstruct` judged them, read from their files."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from fedred.errors import UserError
+from fedred.files import told
+from fedred.report import style
+from fedred.report.labels import in_words, label_runs
+from fedred.report.runs import Run
+from fedred.report.statistics import FloatArray
+
+OWN = "fedredefense"
+COLUMNS = ("rule", "round", "client", "malicious", "iteration", "score")
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What `fedred reconstruct` wrote of one recorded round."""
+
+    frame: pd.DataFrame
+    settings: dict[str, Any]
+    threshold: float
+    attack: str
+    """The panel in which it stands: the attack, and the defense where runs differ in it."""
+
+    @property
+    def round(self) -> int:
+        """The recorded round; 0 when nobody took part in it."""
+        return int(self.frame["round"].max()) if len(self.frame) else 0
+
+    def curves(self) -> tuple[FloatArray, np.ndarray]:
+        """Return the errors of each client [n, iterations], and who is malicious, bool [n]."""
+        own = self.frame[self.frame["rule"] == OWN]
+        table = own.pivot(index="client", columns="iteration", values="score")
+        malicious = own.groupby("client")["malicious"].first().loc[table.index]
+        return table.to_numpy(float), malicious.to_numpy(bool)
+
+    def scores(self, rule: str) -> tuple[FloatArray, np.ndarray] | None:
+        """Return a rule's scores [n] after all iterations, and who is malicious, bool [n]."""
+        rows = self.frame[self.frame["rule"] == rule]
+        rows = rows[rows["iteration"] == rows["iteration"].max()]
+        malicious = rows["malicious"].to_numpy(bool)
+        defined = malicious.any() and not malicious.all()
+        return (_finite(rows["score"].to_numpy(float)), malicious) if defined else None
+
+
+def _finite(scores: FloatArray) -> FloatArray:
+    """Return scores in the same order, infinite ones just above the largest finite one."""
+    largest = scores[np.isfinite(scores)].max(initial=0.0)
+    return np.where(np.isposinf(scores), np.nextafter(np.float64(largest), np.inf), scores)
+
+
+def load_judged(paths: Iterable[Path | str]) -> list[Judged]:
+    """Read what `fedred reconstruct` wrote.
+
+    Raises:
+        UserError: for a file that is missing, torn or of another kind, and for two of the same round.
+    """
+    paths = list(paths)
+    read = [_read(Path(path)) for path in paths]
+    seen: dict[str, Path | str] = {}
+    for path, (frame, about) in zip(paths, read, strict=True):
+        key = json.dumps([about["settings"], frame["round"].unique().tolist()], sort_keys=True)
+        if len(frame) and key in seen:
+            raise UserError(
+                f"{seen[key]} and {path} are of the same recorded round: give one of them"
+            )
+        seen[key] = path
+    panels = attack_panels([about["settings"] for _, about in read])
+    return [
+        Judged(frame, about["settings"], float(about["threshold"]), panel)
+        for (frame, about), panel in zip(read, panels, strict=True)
+    ]
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    with told(f"{path} cannot be read as what `fedred reconstruct` writes"):
+        table = pq.ParquetFile(path).read()
+        about = json.loads((table.schema.metadata or {})[b"fedred"])
+        frame = table.replace_schema_metadata().to_pandas()
+        missing = {*COLUMNS} - {*frame.columns}
+        if missing or {*about} != {"settings", "threshold"}:
+            raise ValueError("its columns or settings are others")
+    return frame, about
+
+
+def by_attack(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
+    if not judged:
+        raise UserError("there are no recorded updates to report")
+    return {name: [one for one in judged if one.attack == name] for name in _attacks(judged)}
+
+
+def _attacks(judged: Sequence[Judged]) -> list[str]:
+    """Return the panels in which there is an attacker, or all when there is none anywhere."""
+    attacked = [one.attack for one in judged if one.frame["malicious"].any()]
+    return list(dict.fromkeys(attacked or [one.attack for one in judged]))
+
+
+def attack_panels(recorded: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the panel of each recorded round: its attack, and what else the runs differ in.
+
+    That is the data set, settings, and the defense that they ran under.
+
+    Args:
+        recorded: settings of the run of each; rounds of one run have the same.
+    """
+    texts = [json.dumps(settings, sort_keys=True) for settings in recorded]
+    runs = [
+        Run(Path("recorded"), text, json.loads(text), selects=True, final={}, timings={})
+        for text in dict.fromkeys(texts)
+    ]
+    labelled = label_runs(runs)
+    datasets, defenses = (
+        {getattr(one, name) for one in labelled} for name in ("dataset", "defense")
+    )
+    panels = {
+        one.run.name: ", ".join(
+            [
+                *[style.display(one.dataset)] * (len(datasets) > 1),
+                style.display(one.attack),
+                *[in_words({name: value}) for name, value in one.extra.items()],
+                *[f"under {style.display(one.defense)}"] * (len(defenses) > 1),
+            ]
+        )
+        for one in labelled
+    }
+    return [panels[text] for text in texts]
