@@ -58,7 +58,8 @@ documents: $(READY)
 	$(BIN)/fedred schema > config/schema.json
 	$(BIN)/fedred schema --readme > config/README.md
 	$(BIN)/fedred list --page > docs/methods.md
-	$(BIN)/python tools/published_tables.py
+	$(BIN)/python -m tools.published_tables
+	$(BIN)/python -m tools.published_figures
 
 # Pin all dependencies anew, for every platform and Python that pyproject.toml allows.
 lock:

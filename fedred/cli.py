@@ -255,17 +255,11 @@ def figure(
     out: Annotated[Path, typer.Option(help="Write OUT.png and OUT.pdf.")],
 ) -> None:
     """Draw a figure from finished runs, or of a partition."""
-    from fedred.report.figures import FIGURES, write_figure
+    from fedred.report.figures import FIGURES, made_figure, write_figure
     from fedred.report.offline import OFFLINE_FIGURES
-    from fedred.report.runs import load_runs
 
-    draw = _named("figure", name, FIGURES | OFFLINE_FIGURES)
-    if name in OFFLINE_FIGURES:
-        write_figure(draw(inputs), out)
-        return
-    if name == "partition" and len(inputs) > 1:
-        raise UserError(f"the figure partition shows one file, but {len(inputs)} are given")
-    write_figure(draw(inputs[0] if name == "partition" else load_runs(inputs)), out)
+    _named("figure", name, FIGURES | OFFLINE_FIGURES)
+    write_figure(made_figure(name, inputs), out)
 
 
 @app.command()

@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fedred.config import read_yaml
 from fedred.plan import make_plan
+from fedred.report.figures import write_figure
 from fedred.report.runs import load_runs
-from tools import published_tables
+from tools import published_figures, published_tables
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted(ROOT.glob("results/published/*/study.yaml"))
@@ -37,6 +40,22 @@ def test_documents_show_the_tables_of_the_published_files(name):
     places = published_tables.PLACE.findall(text)
     assert text.count("<!-- table ") == len(places)
     assert all(published_tables.table_blocks(*place[1:4]) for place in places)
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"), float)
+
+
+@pytest.mark.parametrize(
+    ("plan", "experiment", "figure"),
+    [pytest.param(*one, id=f"{one[1]}-{one[2]}") for one in published_figures.shown()],
+)
+def test_documents_show_the_figures_of_the_published_files(plan, experiment, figure, tmp_path):
+    name = f"{experiment}-{figure}"
+    write_figure(published_figures.drawn(plan, experiment, figure), tmp_path / name, ["png"])
+    drawn, shown = (pixels(path / f"{name}.png") for path in (tmp_path, published_figures.IMAGES))
+    assert drawn.shape == shown.shape
+    assert np.abs(drawn - shown).mean() < 0.1  # of 255: a font may be another version, data not
 
 
 def test_a_changed_number_is_found(tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ from fedred.report.drawing import (
 )
 from fedred.report.error_figures import errors_over_rounds, reconstruction_error
 from fedred.report.labels import LabelledRun, label_runs
-from fedred.report.runs import Run
+from fedred.report.runs import Run, load_runs
 from fedred.report.statistics import FloatArray, Spread, spread
 from fedred.report.sweep_figure import sweep
 
@@ -256,6 +256,27 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "sweep": sweep,
 }
 """Figures of runs take a list of `Run`; `partition` takes the path of a partition file."""
+
+
+def made_figure(name: str, sources: Sequence[Path]) -> Figure:
+    """Return a figure.
+
+    Args:
+        name: of a member of FIGURES or OFFLINE_FIGURES.
+        sources: folders of finished runs; one partition file; files of `fedred reconstruct`.
+
+    Raises:
+        UserError: for sources that are missing or torn, or that cannot feed the figure.
+    """
+    from fedred.report.offline import OFFLINE_FIGURES  # scikit-learn loads slowly
+
+    if name in OFFLINE_FIGURES:
+        return OFFLINE_FIGURES[name](sources)
+    if name != "partition":
+        return FIGURES[name](load_runs(sources))
+    if len(sources) > 1:
+        raise UserError(f"the figure partition shows one file, but {len(sources)} are given")
+    return partition(sources[0])
 
 
 @matplotlib.rc_context(style.RC)
