@@ -8,26 +8,27 @@ import torch
 log = logging.getLogger(__name__)
 
 
-def in_chunks(clients: int, at_once: int, compute: Callable[[range], None]) -> None:
+def in_chunks(clients: int, at_once: int, compute: Callable[[range, int], None]) -> None:
     """Call a function with consecutive clients, halving their number when memory runs out.
 
     Args:
         clients: how many there are.
         at_once: how many to take, in chunks of nearly equal size.
-        compute: of a range of clients; called again with fewer when it raises OutOfMemoryError.
+        compute: of a range of clients, and how many it may be told at most from now on; called again
+            with fewer when it raises OutOfMemoryError.
 
     Raises:
         torch.OutOfMemoryError: when one client alone is too much.
     """
-    first, size = 0, -(-clients // max(1, -(-clients // at_once)))
+    first, size, most = 0, -(-clients // max(1, -(-clients // at_once))), at_once
     while first < clients:
         chunk = range(first, min(first + size, clients))
         try:
-            compute(chunk)
+            compute(chunk, most)
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
-            size = -(-size // 2)
+            size = most = -(-size // 2)
             log.warning("out of memory: now %d clients at once", size)
         else:
             first = chunk.stop

@@ -153,7 +153,8 @@ def run(
     clients = _partition_of(settings, partition, source)
     inputs = {"dataset": source.checksum, "partition": clients.checksum}
     folder = RunFolder(out, settings.model_dump(), inputs)
-    execution, limits = Execution(chunk, compile.value), Limits(checkpoint_every, deadline)
+    execution = Execution(chunk, compile.value, jobs_per_gpu)
+    limits = Limits(checkpoint_every, deadline)
     federation = assemble(settings, source, clients)
     try:
         with owned(out, deadline):
@@ -213,7 +214,8 @@ def reconstruct(
     _prepare_torch(threads, tf32=False)
     total = budget * len(recorded.clients)
     with _lease(device, jobs_per_gpu), work_bar(total, Console(stderr=True)) as tick:
-        judged = placed(recorded, _place(device), Execution(chunk, compile.value), budget)
+        execution = Execution(chunk, compile.value, jobs_per_gpu)
+        judged = placed(recorded, _place(device), execution, budget)
         frame, learned = judge_offline(judged, method, budget, tick)
     if images:
         write_images(learned, recorded, images)

@@ -22,6 +22,9 @@ IMAGES_HELD = 50  # K steps of all synthetic images, more than a batch of local 
 
 REPAYS_COMPILING = 10**12  # operations of a run's local training; docs/decisions/compilation.md
 
+MOST_COMPILED = 64
+"""Programs of one function: sizes of batches, and options of attacks and defenses."""
+
 Compile = Literal["auto", "on", "off"]
 
 
@@ -33,10 +36,12 @@ class Execution:
         clients_per_chunk: clients trained or reconstructed at once; None: chosen for network and device.
         compile: whether torch.compile is used; auto: on a CPU, for a run that is long enough to repay
             the compilation, where a compiler is found.
+        jobs_per_gpu: that share a GPU's memory, at least 1.
     """
 
     clients_per_chunk: int | None = None
     compile: Compile = "auto"
+    jobs_per_gpu: int = 1
 
 
 def forward_operations(model: FlatModel) -> int:
@@ -71,7 +76,9 @@ def _layers_with_outputs(model: FlatModel) -> list[tuple[nn.Module, Tensor]]:
     return found
 
 
-def choose_clients_per_chunk(model: FlatModel, device: torch.device, participants: int) -> int:
+def choose_clients_per_chunk(
+    model: FlatModel, device: torch.device, participants: int, jobs_per_gpu: int = 1
+) -> int:
     """Return how many clients are trained or reconstructed at once on this device.
 
     A vmapped convolution over clients is a grouped convolution, which pays on a GPU and for small
@@ -81,13 +88,14 @@ def choose_clients_per_chunk(model: FlatModel, device: torch.device, participant
         model: the network.
         device: where it is computed.
         participants: clients of a round; they are divided into chunks of nearly equal size.
+        jobs_per_gpu: that share the GPU's memory, at least 1.
     """
     if device.type == "cpu" and forward_operations(model) > SMALL_NETWORK:
         return 1
     most = CHUNK
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
-        most = clients_in_memory(model, memory)
+        most = clients_in_memory(model, memory // jobs_per_gpu)
     return math.ceil(participants / math.ceil(participants / most))
 
 
@@ -112,7 +120,10 @@ def choose_to_compile(wanted: Compile, device: torch.device, operations: float) 
         UserError: when compilation is wanted, but does not work here.
     """
     repays = device.type == "cpu" and operations >= REPAYS_COMPILING
-    if wanted == "off" or (wanted == "auto" and not repays):
+    if wanted == "off":
+        return False
+    if wanted == "auto" and not repays:
+        log.info("not compiled: %s", "on a GPU" if device.type == "cuda" else "a short run")
         return False
     failure = compiler_failure(device.type)
     if failure and wanted == "on":
@@ -122,6 +133,7 @@ def choose_to_compile(wanted: Compile, device: torch.device, operations: float) 
         return False
     if torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(True, warn_only=True)  # tells the compiler as well
+    torch._dynamo.config.recompile_limit = MOST_COMPILED  # beyond it, the rest is not compiled
     log.info(
         "compiled: the first round takes a minute or two longer, unless cached on this machine"
     )

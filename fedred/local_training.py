@@ -1,6 +1,6 @@
 """Local training: plain SGD of all participants, many clients at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -87,11 +87,11 @@ def train_clients(
     trained = starts.new_empty(starts.shape)
     by_length = sorted(range(len(data)), key=lambda i: -len(schedules[i]))
 
-    def train(places: range) -> None:
+    def train(places: range, most: int) -> None:
         chunk = by_length[places.start : places.stop]
-        batches = _stack_batches([data[i] for i in chunk], [schedules[i] for i in chunk])
-        program = value_and_pull(_loss_of(model), len(chunk), model.compiled, clients_per_chunk)
-        trained[chunk] = _train_chunk(program, starts[chunk], *batches, training)
+        batches = _batches([data[i] for i in chunk], [schedules[i] for i in chunk])
+        program = value_and_pull(_loss_of(model), len(chunk), model.compiled, most)
+        trained[chunk] = _train_chunk(program, starts[chunk], batches, training)
 
     in_chunks(len(data), clients_per_chunk, train)
     return trained
@@ -105,35 +105,36 @@ def _loss_of(model: FlatModel) -> Callable[..., Tensor]:
     return loss
 
 
-def _stack_batches(
+def _batches(
     data: Sequence[tuple[Tensor, Tensor]], schedules: Sequence[np.ndarray]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay out batches as images [steps, n, batch, ...], labels and mask [steps, n, batch].
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield step by step images [n, batch, ...], labels and mask [n, batch] of n clients.
 
     Padding repeats a client's sample 0 with mask 0: no layer mixes samples, so it changes nothing.
     """
-    steps = max(map(len, schedules))
-    images, labels, masks = [], [], []
-    for (client_images, client_labels), schedule in zip(data, schedules, strict=True):
-        rows = np.full((steps, schedule.shape[1]), PADDING)
-        rows[: len(schedule)] = schedule
-        index = torch.from_numpy(rows.clip(min=0)).to(client_labels.device)
-        images.append(client_images[index])
-        labels.append(client_labels[index])
-        masks.append(torch.from_numpy(rows != PADDING).to(client_images))
-    return torch.stack(images, 1), torch.stack(labels, 1), torch.stack(masks, 1)
+    rows = np.full((max(map(len, schedules)), len(data), schedules[0].shape[1]), PADDING)
+    for client, schedule in enumerate(schedules):
+        rows[: len(schedule), client] = schedule
+    starts = np.cumsum([0, *(len(labels) for _, labels in data[:-1])])
+    images, labels = (_joined(parts) for parts in zip(*data, strict=True))
+    indices = torch.from_numpy(rows.clip(min=0) + starts[:, None]).to(labels.device)
+    masks = torch.from_numpy(rows != PADDING).to(images)
+    for index, mask in zip(indices, masks, strict=True):
+        yield images[index], labels[index], mask
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 def _train_chunk(
     slopes: Callable[..., Pulled],
     starts: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    masks: Tensor,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     training: LocalTraining,
 ) -> Tensor:
     vectors, velocity = starts, torch.zeros_like(starts)
-    for batch in zip(images, labels, masks, strict=True):
+    for batch in batches:
         active = batch[2].any(1, keepdim=True)
         step = slopes(vectors, *batch)[1]() + training.weight_decay * vectors
         velocity = training.momentum * velocity + step

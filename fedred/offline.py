@@ -83,7 +83,9 @@ def placed(
     shape, classes = recording.input_shape, recording.classes
     model = flat_model(settings.model.build(), shape, classes).to(device)
     participants = max(1, len(recording.clients))
-    chunk = execution.clients_per_chunk or choose_clients_per_chunk(model, device, participants)
+    chunk = execution.clients_per_chunk or choose_clients_per_chunk(
+        model, device, participants, execution.jobs_per_gpu
+    )
     operations = _operations(model, participants * iterations)
     compiled = choose_to_compile(execution.compile, device, operations)
     view = ServerView(

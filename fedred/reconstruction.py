@@ -361,7 +361,7 @@ def reconstruct(
         Knowledge(*(part.clone() for part in knowledge)),
     )
 
-    def learn(places: range) -> None:
+    def learn(places: range, most: int) -> None:
         chunk = torch.arange(places.start, places.stop, device=updates.device)
         errors, made, learned = _reconstruct_chunk(
             model,
@@ -371,7 +371,7 @@ def reconstruct(
             iterations[chunk],
             -1.0 if threshold is None else threshold,
             options,
-            clients_per_chunk,
+            most,
             longest_slope,
             watch and (lambda rows, made, now: watch(chunk[rows], made, now)),
         )
@@ -390,7 +390,7 @@ def _reconstruct_chunk(
     budgets: Tensor,
     threshold: float,
     options: Reconstruction,
-    clients_per_chunk: int,
+    most: int,
     longest_slope: Tensor | None,
     watch: Watch | None,
 ) -> Reconstructed:
@@ -404,23 +404,28 @@ def _reconstruct_chunk(
     active = torch.arange(len(updates), device=updates.device)
     current, moments = knowledge, [Knowledge(*map(torch.zeros_like, knowledge)) for _ in range(2)]
     recent: list[Tensor] = []
+    program = value_and_pull(error, len(active), model.compiled, most)
     for made in itertools.count(1):
-        program = value_and_pull(error, len(active), model.compiled, clients_per_chunk)
-        now, pull = program(current, updates[active])
+        now, pull = program(current, updates)
         errors[active] = now
         iterations[active] = made
         if watch:
             watch(active, made, now)
-        stays = now.isfinite() & ~(now < threshold) & (made < budgets[active])
+        stays = now.isfinite() & ~(now < threshold) & (made < budgets)
         recent = [*recent[-FALLS:], now]
-        stays &= ~hopeless(recent, budgets[active] - made, threshold, options.give_up)
-        learned.put(active[~stays], current.take(~stays))
-        if not stays.any():
+        stays &= ~hopeless(recent, budgets - made, threshold, options.give_up)
+        if stays.all():  # the usual case: nothing is copied, and a GPU waits once
+            current, moments = options.learn(current, pull(), moments, made)
+            continue
+        gone, kept = (~stays).nonzero().flatten(), stays.nonzero().flatten()
+        learned.put(active[gone], current.take(gone))
+        if not len(kept):
             break
-        active, slopes = active[stays], pull().take(stays)
-        moments = [moment.take(stays) for moment in moments]
-        recent = [one[stays] for one in recent]
-        current, moments = options.learn(current.take(stays), slopes, moments, made)
+        active, updates, budgets = active[kept], updates[kept], budgets[kept]
+        slopes, current = pull().take(kept), current.take(kept)
+        moments, recent = [part.take(kept) for part in moments], [one[kept] for one in recent]
+        current, moments = options.learn(current, slopes, moments, made)
+        program = value_and_pull(error, len(active), model.compiled, most)
     return Reconstructed(errors, iterations, learned)
 
 

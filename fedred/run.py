@@ -169,7 +169,9 @@ def executed(federation: Federation, device: torch.device, execution: Execution)
     federation = federation.to(device)
     model = federation.model
     participants = participants_of(federation.participation, len(federation.clients))
-    chunk = execution.clients_per_chunk or choose_clients_per_chunk(model, device, participants)
+    chunk = execution.clients_per_chunk or choose_clients_per_chunk(
+        model, device, participants, execution.jobs_per_gpu
+    )
     compiled = choose_to_compile(execution.compile, device, training_operations(federation))
     return replace(federation, model=replace(model, compiled=compiled), clients_per_chunk=chunk)
 

@@ -12,7 +12,9 @@ from fedred.chunks import in_chunks
 def test_every_client_is_computed_once_and_in_order_whatever_fits(clients, at_once, fits):
     done, tried = [], []
 
-    def compute(chunk):
+    def compute(chunk, most):
+        assert len(chunk) <= most <= at_once
+        assert most == at_once or most <= -(-max(tried) // 2)
         tried.append(len(chunk))
         if len(chunk) > fits:
             raise torch.OutOfMemoryError
@@ -27,7 +29,7 @@ def test_every_client_is_computed_once_and_in_order_whatever_fits(clients, at_on
 
 
 def test_running_out_of_memory_is_said_and_one_client_too_many_is_an_error(caplog):
-    def compute(chunk):
+    def compute(chunk, _):
         if len(chunk) > 3 or chunk.start >= 6:
             raise torch.OutOfMemoryError("too much")
 

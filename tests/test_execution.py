@@ -49,6 +49,14 @@ def test_a_gpu_computes_as_many_clients_at_once_as_it_holds(monkeypatch):
         assert choose_clients_per_chunk(large, GPU, 100) == expected
 
 
+def test_jobs_that_share_a_gpu_share_its_memory(monkeypatch):
+    large = flat_model(ConvNet(), (3, 32, 32), 10)
+    properties = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: properties)
+    alone, shared = (choose_clients_per_chunk(large, GPU, 1000, jobs) for jobs in (1, 4))
+    assert 3 * shared < alone <= 4 * shared + 4
+
+
 def test_activations_are_counted_layer_by_layer():
     model = flat_model(ConvNet(width=4, depth=1), (3, 8, 8), 10)
     padded, convolved, pooled = 3 * 64, 4 * 64, 4 * 16

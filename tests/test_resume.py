@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 import yaml
-from command import FEDRED
+from command import FEDRED, wait_for_checkpoint
 from run_results import same_results
 from small import DEFENSE, SETTINGS, federation, play
 
@@ -46,16 +46,6 @@ def undisturbed(config, tmp_path_factory):
 def start(config, out, *arguments):
     command = [*FEDRED, "run", config, "--out", out, "--checkpoint-every", 3, *arguments]
     return subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_checkpoint(process, out, changed_since=None):
-    checkpoint = out / "checkpoint.safetensors"
-    for _ in range(6000):
-        if checkpoint.exists() and checkpoint.stat().st_mtime_ns != changed_since:
-            return checkpoint.stat().st_mtime_ns
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    raise TimeoutError("no checkpoint")
 
 
 def test_killed_twice_and_resumed_equals_undisturbed(config, undisturbed, tmp_path):

@@ -55,9 +55,9 @@ class AdaptiveReconstruction:
     def forge(self, own_updates: Tensor, view: AttackerView) -> Forged:
         """Return the reconstructions of the malicious updates [m, P]; the state is the attack's."""
         wanted = self.attack.forge(own_updates, view)
-        distilled = self.distil(wanted.updates, view)
-        longest_slope = self.pace(wanted.updates, view).longest_slope
-        return wanted._replace(updates=self.replay(distilled, view, longest_slope))
+        pace = self.pace(wanted.updates, view)
+        distilled = self.distil(wanted.updates, pace, view)
+        return wanted._replace(updates=self.replay(distilled, pace.longest_slope, view))
 
     def pace(self, wanted: Tensor, view: AttackerView) -> Pace:
         """Return the step sizes with which the server would reconstruct the wanted updates [m, P]."""
@@ -66,12 +66,12 @@ class AdaptiveReconstruction:
             view.model, view.weights, wanted, view.samples, view.training, source
         )
 
-    def distil(self, wanted: Tensor, view: AttackerView) -> Distilled:
+    def distil(self, wanted: Tensor, pace: Pace, view: AttackerView) -> Distilled:
         """Return images, labels and step sizes that lead towards the wanted updates [m, P].
 
         A client whose distillation ends without a finite error keeps what it started from.
         """
-        pace, options = self.pace(wanted, view), self.reconstruction
+        options = self.reconstruction
         start = self._start(pace, view)
         budgets = torch.full((len(wanted),), options.first_iterations, device=wanted.device)
         found = reconstruct(
@@ -89,7 +89,7 @@ class AdaptiveReconstruction:
         return start
 
     def replay(
-        self, distilled: Distilled, view: AttackerView, longest_slope: Tensor | None
+        self, distilled: Distilled, longest_slope: Tensor | None, view: AttackerView
     ) -> Tensor:
         """Return the updates [m, P] that training on the distilled images makes."""
         how = (self.reconstruction.steps, longest_slope)

@@ -58,8 +58,12 @@ def server_errors(updates, iterations=FAST.first_iterations):
     return reconstruct(MODEL, weights, updates, start, budgets, None, FAST, 16).errors
 
 
+def distilled_by(attack, updates, view):
+    return attack.distil(updates, attack.pace(updates, view), view)
+
+
 def test_the_servers_error_of_what_is_sent_is_zero_at_the_attackers_own_images():
-    distilled = ATTACK.distil(wanted(), view_of())
+    distilled = distilled_by(ATTACK, wanted(), view_of())
     for client, update in enumerate(sent()):
         own_images = distilled.take(torch.tensor(client))
         error = reconstruction_error(MODEL, genuine()[0], own_images, update, FAST.steps)
@@ -82,7 +86,7 @@ def test_the_server_reconstructs_it_better_than_the_attack_itself():
 
 
 def test_what_is_sent_is_training_on_the_distilled_images():
-    distilled = ATTACK.distil(wanted(), view_of())
+    distilled = distilled_by(ATTACK, wanted(), view_of())
     for client, update in enumerate(sent()):
         own_images = distilled.take(torch.tensor(client))
         replayed = synthetic_update(MODEL, genuine()[0], own_images, FAST.steps)
@@ -105,7 +109,7 @@ def test_the_announced_protocol_sets_the_step_size():
     """Calibrated: budget lr steps C / K, of each client's own number of samples."""
     view = replace(view_of(), samples=torch.tensor([16, 80, 160]))
     options = replace(BRIEF, first_iterations=1)
-    start = AdaptiveReconstruction(MinMax(), options).distil(wanted(), view).step_size
+    start = distilled_by(AdaptiveReconstruction(MinMax(), options), wanted(), view).step_size
     expected = [1.5 * 0.05 * steps * 10 / 5 for steps in (1, 5, 10)]
     torch.testing.assert_close(start, torch.tensor(expected))
 
@@ -124,8 +128,8 @@ def test_a_distillation_that_diverges_leaves_what_it_started_from():
     view = view_of()
     wild = AdaptiveReconstruction(NoAttack(), replace(FAST, image_lr=1e38, label_lr=1e38))
     unlearned = replace(FAST, image_lr=0, label_lr=0, step_size_lr=0, first_iterations=1)
-    start = AdaptiveReconstruction(NoAttack(), unlearned).distil(own(), view)
-    for part, expected in zip(wild.distil(own(), view), start, strict=True):
+    start = distilled_by(AdaptiveReconstruction(NoAttack(), unlearned), own(), view)
+    for part, expected in zip(distilled_by(wild, own(), view), start, strict=True):
         assert torch.equal(part, expected)
     assert wild.forge(own(), view).updates.isfinite().all()
 
