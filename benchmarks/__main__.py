@@ -1,7 +1,9 @@
 """The command `python -m benchmarks`: FedRED against plain loops, on this machine."""
 
 import argparse
+import math
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +17,8 @@ from fedred.errors import UserError, unknown_name
 from fedred.execution import Execution, compiler_failure
 
 DEVICES = ("cpu", "cuda")
+GPU_MINUTES = 8.0
+"""A GPU may be lent by the minute."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,6 +40,11 @@ def parser() -> Parser:
         "--chunk", type=int, help="clients that ours computes at once (default: its choice)"
     )
     made.add_argument("--compile", action="store_true", help="compile ours, as long runs do")
+    made.add_argument(
+        "--minutes",
+        type=float,
+        help="start no unit after so many (default: 8 on a GPU, else no end)",
+    )
     made.add_argument("--machine", help="name of the file of results (default: CPU or GPU, cores)")
     made.add_argument("--results", type=Path, default=report.RESULTS, help="folder of that file")
     return made
@@ -97,7 +106,12 @@ def measure_all(options: argparse.Namespace) -> int:
         torch.backends.cudnn.allow_tf32 = False
     machine = slug(options.machine) if options.machine else machine_name(device)
     results = {}
-    for name in options.units or UNITS:
+    names = list(options.units or UNITS)
+    end = time.monotonic() + 60 * minutes_of(options)
+    for name in names:
+        if results and time.monotonic() > end:
+            say(f"--minutes are over: not measured: {', '.join(names[len(results) :])}")
+            break
         results[name] = measure(name, UNITS[name], device, options)
         path = report.write_result(options.results, machine, name, results[name])
     print(report.table([report.row(name, result) for name, result in results.items()]))
@@ -106,6 +120,13 @@ def measure_all(options: argparse.Namespace) -> int:
     if differing:
         print(f"FAILED: results differ in {', '.join(differing)}", file=sys.stderr)
     return 1 if differing else 0
+
+
+def minutes_of(options: argparse.Namespace) -> float:
+    """Return after how many minutes no unit is started."""
+    if options.minutes is not None:
+        return float(options.minutes)
+    return GPU_MINUTES if options.device == "cuda" else math.inf
 
 
 def measure(

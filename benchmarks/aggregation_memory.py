@@ -4,10 +4,8 @@ python -m benchmarks.aggregation_memory [rule ...] [--clients 1000] [--parameter
 """
 
 import argparse
-import ctypes
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,18 +104,11 @@ def cost_of(name: str, updates: Tensor, model: FlatModel) -> Cost:
 
 def judge(rule: Defense, updates: Tensor, view: ServerView) -> tuple[Verdict, Cost]:
     """Return what a rule decides, and what that took."""
-    return_free_memory()
     forget_peak_memory(CPU)
     before = peak_memory(CPU)
     verdict, seconds = timed(lambda: rule(updates, view), CPU)
     remembered = sum(part.nbytes for part in verdict.state.values())
     return verdict, Cost(seconds, peak_memory(CPU) - before, remembered)
-
-
-def return_free_memory() -> None:
-    """Give freed memory back, else the next rule takes it unseen (glibc; elsewhere nothing)."""
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def can_forget() -> bool:

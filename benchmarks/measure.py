@@ -1,13 +1,14 @@
 """Seconds, ratios, memory, and the machine they belong to."""
 
+import ctypes
 import gc
 import platform
 import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +21,6 @@ from fedred.allocation import give_back_freed_memory, keep_freed_memory
 from fedred.provenance import cores, cpu_model, versions
 
 SIDES = ("ours", "twin")
-ALLOCATION = {"ours": keep_freed_memory, "twin": give_back_freed_memory}
-"""Each side gets the memory it would have: ours as in `fedred run`, the twin as in any program."""
 PROC = Path("/proc/self")
 
 
@@ -54,10 +53,10 @@ def warm_up(sides: dict[str, Callable[[], Any]], device: torch.device) -> Measur
     """Call each side once, noting its result, its seconds and its memory."""
     measured = Measured()
     for side, function in sides.items():
-        ALLOCATION[side]()
-        forget_peak_memory(device)
-        measured.results[side], measured.warm_up[side] = timed(function, device)
-        measured.memory[side] = peak_memory(device)
+        with running_as(side):
+            forget_peak_memory(device)
+            measured.results[side], measured.warm_up[side] = timed(function, device)
+            measured.memory[side] = peak_memory(device)
     return measured
 
 
@@ -74,9 +73,26 @@ def repeat(
     """
     for repetition in range(repeats):
         for side in SIDES if repetition % 2 == 0 else SIDES[::-1]:
-            ALLOCATION[side]()
-            seconds = timed(sides[side], device)[1]
+            with running_as(side):
+                seconds = timed(sides[side], device)[1]
             measured.seconds[side].append(measured.times[side] * seconds)
+
+
+@contextmanager
+def running_as(side: str) -> Iterator[None]:
+    """While entered, memory and PyTorch are as a side would have them.
+
+    Ours is as `fedred run` makes it: freed memory is kept, algorithms are deterministic. The twin is as
+    any program.
+    """
+    ours = side == "ours"
+    keep_freed_memory() if ours else give_back_freed_memory()
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_deterministic_debug_mode("warn" if ours else "default")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode("default")
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
@@ -109,8 +125,15 @@ def forget_peak_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return
+    return_free_memory()
     with suppress(OSError):
         (PROC / "clear_refs").write_text("5")
+
+
+def return_free_memory() -> None:
+    """Give freed memory back, else what is measured next takes it unseen (glibc; elsewhere nothing)."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory(device: torch.device) -> int:

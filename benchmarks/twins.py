@@ -5,6 +5,7 @@ unrolled loop, PyTorch's own layers. They are what FedRED is measured against an
 oracle.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -23,7 +24,14 @@ from fedred import rng
 from fedred.local_training import LocalTraining, batch_schedule
 from fedred.models import AveragePool
 from fedred.parameters import FlatModel
-from fedred.reconstruction import Knowledge, Reconstructed, Reconstruction
+from fedred.reconstruction import (
+    ADAM_DECAY,
+    ADAM_EPSILON,
+    FALLS,
+    Knowledge,
+    Reconstructed,
+    Reconstruction,
+)
 from fedred.simulation import Federation
 
 
@@ -143,6 +151,7 @@ def unrolled_error(
     step_size: Tensor,
     update: Tensor,
     options: Reconstruction,
+    longest_slope: Tensor | None = None,
 ) -> Tensor:
     """Return the reconstruction error of one client, in weights as the paper writes it.
 
@@ -154,6 +163,7 @@ def unrolled_error(
         step_size: eta, a scalar.
         update: x [P].
         options: K and epsilon.
+        longest_slope: slopes are cut to this length; None: never.
     """
     target = weights + update
     theta = weights.clone().requires_grad_()
@@ -161,6 +171,8 @@ def unrolled_error(
         log_probabilities = F.log_softmax(network_output(module, theta, images), 1)
         loss = -(labels.softmax(1) * log_probabilities).mean()
         (slope,) = torch.autograd.grad(loss, theta, create_graph=True)
+        if longest_slope is not None:
+            slope = slope * (longest_slope / slope.norm()).clamp(max=1)
         theta = theta - step_size * slope
     distance = (theta - target).square().sum()
     return (distance + options.epsilon) / (update.square().sum() + options.epsilon)
@@ -174,8 +186,9 @@ def reconstruct_client(
     iterations: int,
     threshold: float,
     options: Reconstruction,
+    longest_slope: Tensor | None = None,
 ) -> tuple[Tensor, int, Sequence[Tensor]]:
-    """Learn X, Y and eta of one client by torch.optim.SGD, with early stop.
+    """Learn X, Y and eta of one client by an optimiser of PyTorch, with early stop and giving up.
 
     Args:
         module: the network.
@@ -185,22 +198,44 @@ def reconstruct_client(
         iterations: the most iterations.
         threshold: early stop.
         options: learning rates, momentum, K.
+        longest_slope: slopes are cut to this length; None: never.
 
     Returns:
         The last error, the iterations made, and X, Y and eta as they were for that error.
     """
     parts = [part.detach().clone().requires_grad_() for part in start]
-    rates = (options.image_lr, options.label_lr, options.step_size_lr)
-    groups = [{"params": [part], "lr": lr} for part, lr in zip(parts, rates, strict=True)]
-    optimiser = torch.optim.SGD(groups, momentum=options.momentum)
+    optimiser, errors = optimiser_of(parts, options), []
     for iteration in range(1, iterations + 1):
-        error = unrolled_error(module, weights, *parts, update, options)
+        error = unrolled_error(module, weights, *parts, update, options, longest_slope)
+        errors.append(float(error.detach()))
         if not error.isfinite() or error < threshold or iteration == iterations:
+            break
+        if is_given_up(errors, iterations - iteration, threshold, options.give_up):
             break
         optimiser.zero_grad()
         error.backward()
         optimiser.step()
     return error.detach(), iteration, [part.detach() for part in parts]
+
+
+def optimiser_of(parts: Sequence[Tensor], options: Reconstruction) -> torch.optim.Optimizer:
+    """Return what learns X, Y and eta; a bounded eta is not learned."""
+    rates = (options.image_lr, options.label_lr, options.step_size_lr)
+    if options.step_size == "bounded":
+        rates = (*rates[:2], 0.0)
+    groups = [{"params": [part], "lr": lr} for part, lr in zip(parts, rates, strict=True)]
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=options.momentum)
+    return torch.optim.Adam(groups, betas=(options.momentum, ADAM_DECAY), eps=ADAM_EPSILON)
+
+
+def is_given_up(errors: Sequence[float], left: int, threshold: float, times: float) -> bool:
+    """Tell whether an error, falling `times` as fast as lately, stays above the threshold."""
+    if not times or len(errors) <= FALLS:
+        return False
+    last = errors[-FALLS - 1 :]
+    fastest = max(before - after for before, after in itertools.pairwise(last))
+    return errors[-1] - times * max(fastest, 0.0) * left >= threshold
 
 
 def reconstruct(
@@ -212,13 +247,15 @@ def reconstruct(
     threshold: float | None,
     options: Reconstruction,
     clients_per_chunk: int = 1,
-    longest_slope: None = None,
+    longest_slope: Tensor | None = None,
 ) -> Reconstructed:
-    """Reconstruct one client after the other by SGD, as `fedred.reconstruction.reconstruct` does."""
+    """Reconstruct one client after the other, as `fedred.reconstruction.reconstruct` does."""
     stop = -1.0 if threshold is None else threshold
     errors, made, learned = zip(
         *(
-            reconstruct_client(model.module, weights, update, start, int(budget), stop, options)
+            reconstruct_client(
+                model.module, weights, update, start, int(budget), stop, options, longest_slope
+            )
             for update, budget, *start in zip(updates, iterations, *knowledge, strict=True)
         ),
         strict=True,

@@ -410,12 +410,16 @@ DEMO = Reconstruction(
     first_iterations=30,
     later_iterations=30,
 )
+CALIBRATED = Reconstruction(step_size="calibrated", image_lr=50.0, label_lr=10.0)
 LAPTOP = Reconstruction(
-    step_size="calibrated",
-    image_lr=50.0,
-    label_lr=10.0,
-    first_iterations=20,
-    later_iterations=20,
+    step_size="bounded",
+    optimizer="adam",
+    budget=0.45,
+    image_lr=0.1,
+    label_lr=0.3,
+    first_iterations=18,
+    later_iterations=18,
+    give_up=2.0,
 )
 
 UNITS: dict[str, Unit] = {
@@ -459,7 +463,7 @@ UNITS: dict[str, Unit] = {
         "reconstruction, ConvNet of width 32",
         ConvNet(width=32),
         (3, 32, 32),
-        options=LAPTOP,
+        options=CALIBRATED,
         all_clients=20,
         cpu_clients=8,
         cpu_iterations=10,
@@ -482,15 +486,15 @@ UNITS: dict[str, Unit] = {
         rounds=20,
     ),
     "round-laptop": RoundUnit(
-        "one round of 20 clients, 300 images of 28x28, ConvNet-32: fang_trim against fedredefense",
-        ConvNet(width=32),
+        "one round of config/laptop.yaml on random images: fang_trim against fedredefense",
+        ConvNet(width=16),
         fashion_like,
         training=LocalTraining(lr=0.01),
         reconstruction=LAPTOP,
-        rounds=30,
-        evaluate_every=3,
+        rounds=40,
+        evaluate_every=5,
         samples_per_client=300,
-        cpu_clients=8,
+        malicious_share=0.3,
     ),
     "round-paper": RoundUnit(
         "one warm round of the paper's protocol on random images: fang_trim against fedredefense",

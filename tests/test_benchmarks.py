@@ -15,19 +15,29 @@ import fedred.defenses.fedredefense
 import fedred.simulation
 from benchmarks import calibration, growth, twins, units
 from benchmarks.__main__ import main
-from benchmarks.measure import Measured, machine_name, repeat, slug, statistics_of
+from benchmarks.measure import (
+    Measured,
+    machine_name,
+    repeat,
+    running_as,
+    slug,
+    statistics_of,
+)
 from benchmarks.report import table, write_result
 from benchmarks.units import (
     DEMO,
+    LAPTOP,
     UNITS,
     Deviation,
     ReconstructUnit,
     TrainUnit,
 )
+from fedred.config import read_yaml, resolve
 from fedred.errors import UserError
 from fedred.execution import Execution
 from fedred.local_training import LocalTraining, batch_schedule
 from fedred.models import ConvNet, PadToMultiple
+from fedred.plan import make_plan
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -113,6 +123,42 @@ def test_a_round_by_the_plain_twins_equals_ours(chunk):
     reconstruction = replace(DEMO, first_iterations=4)
     unit = replace(UNITS["round-demo"], network=TINY, reconstruction=reconstruction)
     assert agree(unit.prepare(CPU, 8, Execution(chunk)))
+
+
+@pytest.mark.parametrize(
+    ("unit", "config"), [("round-demo", "config.yaml"), ("round-laptop", "laptop.yaml")]
+)
+def test_rounds_are_those_of_the_configurations(unit, config):
+    runs = make_plan(read_yaml(ROOT / "config" / config)).runs.values()
+    wanted = ("fang_trim", "fedredefense")
+    asked = next(run for run in runs if (run["attack"]["name"], run["defense"]["name"]) == wanted)
+    settings, measured = resolve(asked), UNITS[unit]
+    assert measured.network == settings.model.build()
+    assert measured.training == settings.training.build()
+    assert measured.reconstruction == settings.defense.build().reconstruction
+    assert (measured.rounds, measured.evaluate_every) == (asked["rounds"], asked["evaluate_every"])
+    held = asked["partition"]
+    assert measured.all_clients == measured.cpu_clients == held["clients"]
+    assert (measured.alpha, measured.samples_per_client) == (
+        held["alpha"],
+        held["samples_per_client"],
+    )
+    assert int(measured.malicious_share * held["clients"]) == asked["malicious"]
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize("give_up", [0.0, 2.0])
+def test_plain_reconstruction_knows_what_the_study_uses(chunk, give_up):
+    options = replace(LAPTOP, give_up=give_up)
+    model, weights = units.network_and_start(TINY, (1, 4, 4), CPU)
+    updates, start = reconstruct_unit(options=options).updates_and_start(model, weights, 3)
+    longest_slope = 0.3 * torch.ones(())
+    case = (model, weights, updates, start, torch.tensor([18, 18, 9]), 0.6, options, chunk)
+    ours, twin = (each.reconstruct(*case, longest_slope) for each in (units, twins))
+    assert ours.iterations.tolist() == twin.iterations.tolist()
+    torch.testing.assert_close(ours.errors, twin.errors, rtol=1e-3, atol=0)
+    for part, expected in zip(ours.knowledge, twin.knowledge, strict=True):
+        torch.testing.assert_close(part, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_plain_round_uses_neither_our_training_nor_our_reconstruction(monkeypatch):
@@ -307,6 +353,20 @@ def test_the_command_measures_prints_and_writes(tiny, tmp_path, capsys):
         assert all(len(found["seconds"][side]["all"]) == 2 for side in ("ours", "twin"))
         assert all(found["peak_bytes"][side] > 2**20 for side in ("ours", "twin"))
         assert {"cpu", "threads", "versions", "date"} <= set(found["environment"])
+
+
+def test_no_unit_is_started_after_the_minutes(tiny, tmp_path, capsys):
+    names, where = ["train-small", "reconstruct-small"], ["--results", str(tmp_path)]
+    assert main([*names, *where, "--repeats", "1", "--machine", "box", "--minutes", "0"]) == 0
+    assert "not measured: reconstruct-small" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "box.json").read_text())["units"]) == ["train-small"]
+
+
+@pytest.mark.parametrize("side", ["ours", "twin"])
+def test_ours_runs_deterministically_and_the_twin_as_any_program(side):
+    with running_as(side):
+        assert torch.get_deterministic_debug_mode() == (1 if side == "ours" else 0)
+    assert torch.get_deterministic_debug_mode() == 0
 
 
 def test_results_that_differ_are_a_failure_and_are_not_timed(tiny, monkeypatch, tmp_path, capsys):
