@@ -14,7 +14,7 @@ from benchmarks import report
 from benchmarks.measure import SIDES, environment, machine_name, repeat, slug, warm_up
 from benchmarks.units import UNITS, Unit
 from fedred.errors import UserError, unknown_name
-from fedred.execution import Execution, compiler_failure
+from fedred.execution import Execution, compiler_failure, compute_deterministically
 
 DEVICES = ("cpu", "cuda")
 GPU_MINUTES = 8.0
@@ -43,7 +43,7 @@ def parser() -> Parser:
     made.add_argument(
         "--minutes",
         type=float,
-        help="start no unit after so many (default: 8 on a GPU, else no end)",
+        help="start no unit after so many (a started one ends; default: 8 on a GPU, else no end)",
     )
     made.add_argument("--machine", help="name of the file of results (default: CPU or GPU, cores)")
     made.add_argument("--results", type=Path, default=report.RESULTS, help="folder of that file")
@@ -79,6 +79,8 @@ def check(options: argparse.Namespace) -> None:
         number = getattr(options, name)
         if number is not None and number < 1:
             raise UserError(f"--{name} is {number}, but it must be at least 1")
+    if options.minutes is not None and not options.minutes >= 0:
+        raise UserError(f"--minutes is {options.minutes}, but it must be at least 0")
     if options.machine is not None and not slug(options.machine):
         raise UserError(f"--machine is '{options.machine}', but it must hold a letter or a digit")
     if options.compile and (failure := compiler_failure(options.device)):
@@ -101,6 +103,7 @@ def listing() -> str:
 
 def measure_all(options: argparse.Namespace) -> int:
     """Measure the units asked for, write each when it is done, and print the table."""
+    compute_deterministically()
     device = torch.device(options.device)
     if device.type == "cuda":  # both sides in full float32, or they could not be compared
         torch.backends.cudnn.allow_tf32 = False
@@ -108,9 +111,9 @@ def measure_all(options: argparse.Namespace) -> int:
     results = {}
     names = list(options.units or UNITS)
     end = time.monotonic() + 60 * minutes_of(options)
-    for name in names:
-        if results and time.monotonic() > end:
-            say(f"--minutes are over: not measured: {', '.join(names[len(results) :])}")
+    for place, name in enumerate(names):
+        if place and time.monotonic() > end:
+            say(f"--minutes are over: not measured: {', '.join(names[place:])}")
             break
         results[name] = measure(name, UNITS[name], device, options)
         path = report.write_result(options.results, machine, name, results[name])

@@ -87,12 +87,12 @@ def running_as(side: str) -> Iterator[None]:
     """
     ours = side == "ours"
     keep_freed_memory() if ours else give_back_freed_memory()
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    before = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("warn" if ours else "default")
     try:
         yield
     finally:
-        torch.set_deterministic_debug_mode("default")
+        torch.set_deterministic_debug_mode(before)
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:

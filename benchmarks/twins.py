@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -250,11 +251,12 @@ def reconstruct(
     longest_slope: Tensor | None = None,
 ) -> Reconstructed:
     """Reconstruct one client after the other, as `fedred.reconstruction.reconstruct` does."""
-    stop = -1.0 if threshold is None else threshold
+    if threshold is None:
+        threshold, options = -1.0, replace(options, give_up=0.0)
     errors, made, learned = zip(
         *(
             reconstruct_client(
-                model.module, weights, update, start, int(budget), stop, options, longest_slope
+                model.module, weights, update, start, int(budget), threshold, options, longest_slope
             )
             for update, budget, *start in zip(updates, iterations, *knowledge, strict=True)
         ),

@@ -16,7 +16,7 @@ from fedred import rng
 from fedred.attacks.fang_trim import FangTrim
 from fedred.datasets import Dataset, Digits
 from fedred.defenses.fedredefense import FedREDefense
-from fedred.execution import Execution, choose_clients_per_chunk
+from fedred.execution import Execution, choose_clients_per_chunk, choose_to_compile
 from fedred.local_training import LocalTraining, batch_schedule, train_clients
 from fedred.models import ConvNet, Model, flat_model, initial_parameters
 from fedred.parameters import FlatModel
@@ -175,7 +175,7 @@ def in_this_way(
 ) -> tuple[FlatModel, int]:
     """Return the network, compiled if asked for, and how many clients ours computes at once."""
     chunk = execution.clients_per_chunk or choose_clients_per_chunk(model, device, clients)
-    return replace(model, compiled=execution.compile == "on"), chunk
+    return replace(model, compiled=choose_to_compile(execution.compile, device, 0.0)), chunk
 
 
 def plain_network(model: FlatModel) -> Callable[[], nn.Module]:

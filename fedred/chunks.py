@@ -14,8 +14,8 @@ def in_chunks(clients: int, at_once: int, compute: Callable[[range, int], None])
     Args:
         clients: how many there are.
         at_once: how many to take, in chunks of nearly equal size.
-        compute: of a range of clients, and how many it may be told at most from now on; called again
-            with fewer when it raises OutOfMemoryError.
+        compute: of a range of clients, and the most clients of any later call; called again with fewer
+            when it raises OutOfMemoryError.
 
     Raises:
         torch.OutOfMemoryError: when one client alone is too much.

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import signal
 import sys
 import time
@@ -258,9 +257,11 @@ def figure(
 ) -> None:
     """Draw a figure from finished runs, or of a partition."""
     from fedred.report.figures import FIGURES, made_figure, write_figure
-    from fedred.report.offline import OFFLINE_FIGURES
 
-    _named("figure", name, FIGURES | OFFLINE_FIGURES)
+    if name not in FIGURES:
+        from fedred.report.offline import OFFLINE_FIGURES  # scikit-learn loads slowly
+
+        _named("figure", name, FIGURES | OFFLINE_FIGURES)
     write_figure(made_figure(name, inputs), out)
 
 
@@ -420,13 +421,13 @@ def _partition_of(settings: Any, file: Path | None, dataset: Any) -> Any:
 
 
 def _prepare_torch(threads: int | None, tf32: bool) -> None:
-    """Make PyTorch compute the same bits each time. CUDA is not started: no GPU is leased yet."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    """Choose how PyTorch computes. CUDA is not started: no GPU is leased yet."""
     keep_freed_memory()
     import torch
 
-    torch.set_deterministic_debug_mode("warn")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    from fedred.execution import compute_deterministically
+
+    compute_deterministically()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     if threads:
         torch.set_num_threads(threads)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -26,6 +27,13 @@ MOST_COMPILED = 64
 """Programs of one function: sizes of batches, and options of attacks and defenses."""
 
 Compile = Literal["auto", "on", "off"]
+
+
+def compute_deterministically() -> None:
+    """Make PyTorch compute the same bits each time, where it can; to be called before CUDA starts."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_deterministic_debug_mode("warn")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -153,8 +153,7 @@ def learn(
         images.repeat(n, 1, 1, 1, 1), images.new_zeros(n, *labels), pace.step_sizes.to(updates)
     )
     budgets = torch.full((n,), iterations, device=updates.device)
-    patient = replace(options, give_up=0.0)
-    how = (patient, view.clients_per_chunk, pace.longest_slope, watch)
+    how = (options, view.clients_per_chunk, pace.longest_slope, watch)
     done = reconstruct(view.model, view.weights, updates, start, budgets, None, *how)
     tick(int((budgets - done.iterations).sum()))  # of clients whose error is no number any more
     return Learned(curves, done.knowledge)

@@ -13,7 +13,7 @@ written in displacements d from w, not in weights: a small update of large weigh
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -345,7 +345,7 @@ def reconstruct(
         updates: x of each client [n, P].
         knowledge: where each client starts; not changed.
         iterations: the most iterations of each client int64 [n], at least 1.
-        threshold: early stop, or None to spend all iterations.
+        threshold: early stop, or None to spend all iterations, without giving up.
         options: learning rates, momentum, K.
         clients_per_chunk: how many clients are reconstructed at once; 1 is a loop. Changes results
             only by rounding.
@@ -355,6 +355,8 @@ def reconstruct(
     Returns:
         Errors as seen in each client's last iteration, iterations made, knowledge learned.
     """
+    if threshold is None:
+        options = replace(options, give_up=0.0)
     result = Reconstructed(
         updates.new_empty(len(updates)),
         torch.empty_like(iterations),

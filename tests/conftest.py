@@ -11,9 +11,18 @@ import torch
 from hypothesis import settings
 from workflow_support import finished_project
 
+from fedred.execution import compiler_failure
+
 torch.set_num_threads(1)
 settings.register_profile("fedred", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("fedred")
+
+
+@pytest.fixture(scope="session")
+def compiler():
+    """Skip where nothing can be compiled."""
+    if failure := compiler_failure("cpu"):
+        pytest.skip(f"no compiler: {failure}")
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,14 @@ CPU = torch.device("cpu")
 TINY = ConvNet(width=4, depth=1)
 
 
+@pytest.fixture(autouse=True)
+def as_before():
+    """Leave PyTorch as it was: a measurement chooses deterministic algorithms for its process."""
+    yield
+    torch.set_deterministic_debug_mode("default")
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
 def agree(prepared):
     """Whether ours and the twin agree, far inside what a benchmark allows on large sizes."""
     deviations = prepared.compare(prepared.ours(), prepared.twin())
@@ -363,10 +371,14 @@ def test_no_unit_is_started_after_the_minutes(tiny, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("side", ["ours", "twin"])
-def test_ours_runs_deterministically_and_the_twin_as_any_program(side):
+def test_ours_runs_as_a_run_and_the_twin_as_any_program(side, monkeypatch):
+    chosen = []
+    for name in ("keep_freed_memory", "give_back_freed_memory"):
+        monkeypatch.setattr(f"benchmarks.measure.{name}", lambda name=name: chosen.append(name))
     with running_as(side):
         assert torch.get_deterministic_debug_mode() == (1 if side == "ours" else 0)
     assert torch.get_deterministic_debug_mode() == 0
+    assert chosen == ["keep_freed_memory" if side == "ours" else "give_back_freed_memory"]
 
 
 def test_results_that_differ_are_a_failure_and_are_not_timed(tiny, monkeypatch, tmp_path, capsys):

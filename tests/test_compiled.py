@@ -10,12 +10,10 @@ from command import FEDRED, fedred, wait_for_checkpoint
 from run_results import same_results
 from small import DEFENSE, SETTINGS, federation, play
 
-from fedred.execution import Execution, compiler_failure
+from fedred.execution import Execution
 from fedred.simulation import initial_state
 
-pytestmark = pytest.mark.skipif(
-    compiler_failure("cpu") is not None, reason=f"no compiler: {compiler_failure('cpu')}"
-)
+pytestmark = pytest.mark.usefixtures("compiler")
 TWO_STEPS = {**DEFENSE, "reconstruction": {**DEFENSE["reconstruction"], "steps": 2}}
 """Each unrolled step takes seconds to compile."""
 ATTACKED = {"model": {"name": "mlp", "width": 8}, "attack": "min_max", "defense": TWO_STEPS}

@@ -6,12 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedred.execution import compiler_failure
 from fedred.gradients import PADDING_FACTOR, padded_size, value_and_pull
 
-needs_compiler = pytest.mark.skipif(
-    compiler_failure("cpu") is not None, reason=f"no compiler: {compiler_failure('cpu')}"
-)
+needs_compiler = pytest.mark.usefixtures("compiler")
 
 
 def wave(parts, shift):
@@ -26,8 +23,10 @@ def clients(size, seed=0):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
-def test_values_and_gradients_are_those_of_the_formula(size, compiled):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_values_and_gradients_are_those_of_the_formula(size, compiled, request):
+    if compiled:
+        request.getfixturevalue("compiler")
     a, b, shift = clients(size)
     values, pull = value_and_pull(wave, size, compiled, largest=5)((a, b), shift)
     torch.testing.assert_close(values, (a * b.sin() + a * shift).sum(1))

@@ -255,10 +255,12 @@ def test_a_round_in_which_nobody_is_left_has_no_rows(tmp_path):
     for path in paths:
         write_judged(frame, recording, 0.6, path)
     loaded = load_judged(paths)
-    for table in (threshold(loaded), budget(loaded), exclusion(loaded)):
+    for name, make in OFFLINE_TABLES.items():
+        table = make(loaded)
         assert table["mean"].isna().all()
         assert (table["n"] == 0).all()
-    assert len(auroc(loaded)) == 0
+        write_table(table, name, tmp_path / name)
+        assert "n = 0 seeds, 0 recorded rounds" in (tmp_path / f"{name}.md").read_text()
 
 
 def test_rounds_of_different_runs_are_never_pooled(tmp_path):
@@ -311,9 +313,8 @@ def test_the_table_holds_every_client_iteration_and_rule_once(tmp_path):
 def test_the_area_under_a_roc_curve_is_the_share_of_pairs_in_order():
     scores, malicious = np.array([0.1, 0.4, 0.4, 0.8, 0.2]), np.array([0, 0, 1, 1, 0], bool)
     pairs = [(s > h) + 0.5 * (s == h) for s in scores[malicious] for h in scores[~malicious]]
-    area, rates = mean_roc([(scores, malicious)])
-    assert area == pytest.approx(np.mean(pairs))
-    assert np.trapezoid(rates, GRID) == pytest.approx(area, abs=0.01)
+    rates = mean_roc([(scores, malicious)])
+    assert np.trapezoid(rates, GRID) == pytest.approx(np.mean(pairs), abs=0.01)
 
 
 def test_thresholds_count_who_fell_below_them(tmp_path):
@@ -363,13 +364,16 @@ def test_exclusion_counts_flags_over_recorded_rounds():
         by_hand([EASY, NEVER, EASY, NEVER, SLOW], round=4),
         by_hand([EASY, NEVER, NEVER, SLOW, NEVER], round=2),
     ]
-    found = numbers(exclusion(rounds), "excluded by")
+    frame = exclusion(rounds)
+    found = numbers(frame[frame["budget"] == 3], "excluded by")
     assert found["1 flag", "FPR"] == pytest.approx(200 / 3)  # clients 1 and 2
     assert found["1 flag", "FNR"] == 0
     assert found["2 flags", "FPR"] == pytest.approx(100 / 3)
     assert found["2 flags", "FNR"] == 100
-    assert found["flag of the last round", "FPR"] == pytest.approx(100 / 3)
-    assert found["flag of the last round", "FNR"] == 50  # client 4 passed in round 4
+    assert found["latest flag", "FPR"] == pytest.approx(100 / 3)
+    assert found["latest flag", "FNR"] == 50  # client 4 passed in round 4
+    at_once = numbers(frame[frame["budget"] == 1], "excluded by")
+    assert at_once["1 flag", "FPR"] == at_once["2 flags", "FPR"] == 100
 
 
 def test_a_client_that_was_not_asked_last_keeps_its_last_flag():
@@ -377,9 +381,22 @@ def test_a_client_that_was_not_asked_last_keeps_its_last_flag():
         by_hand([EASY, NEVER, EASY, NEVER, NEVER], round=1),
         by_hand([EASY, SLOW], round=2, clients=[0, 3]),
     ]
-    found = numbers(exclusion(rounds), "excluded by")
-    assert found["flag of the last round", "FPR"] == pytest.approx(100 / 3)
-    assert found["flag of the last round", "FNR"] == 50
+    frame = exclusion(rounds)
+    found = numbers(frame[frame["budget"] == 3], "excluded by")
+    assert found["latest flag", "FPR"] == pytest.approx(100 / 3)
+    assert found["latest flag", "FNR"] == 50
+
+
+def test_rounds_that_were_not_judged_alike_are_refused(tmp_path):
+    recording, _ = recorded_round(tmp_path)
+    defense = defense_of(recording)
+    for name, seed, made, level in (("a", 0, 3, 0.6), ("b", 1, 2, 0.6), ("c", 1, 3, 0.8)):
+        frame, _ = judge_offline(judged(recording), defense, made)
+        seeded = replace(recording, settings={**recording.settings, "seed": seed})
+        write_judged(frame, seeded, level, tmp_path / name)
+    for other in ("b", "c"):
+        with pytest.raises(UserError, match="were not judged alike: judge both one way"):
+            load_judged([tmp_path / "a", tmp_path / other])
 
 
 def test_seeds_are_the_samples_of_what_is_judged_offline():

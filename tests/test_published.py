@@ -42,8 +42,17 @@ def test_documents_show_the_tables_of_the_published_files(name):
     assert all(published_tables.table_blocks(*place[1:4]) for place in places)
 
 
+SHADES = 1e-5
+"""Share of pixels that may differ clearly: rounding may be another, a digit may not (about 1e-4)."""
+
+
 def pixels(path):
     return np.asarray(Image.open(path).convert("RGB"), float)
+
+
+def changed(one, other):
+    """Return the share of pixels that differ by more than an eighth of full scale."""
+    return float((np.abs(one - other).max(-1) > 32).mean())
 
 
 @pytest.mark.parametrize(
@@ -55,7 +64,16 @@ def test_documents_show_the_figures_of_the_published_files(plan, experiment, fig
     write_figure(published_figures.drawn(plan, experiment, figure), tmp_path / name, ["png"])
     drawn, shown = (pixels(path / f"{name}.png") for path in (tmp_path, published_figures.IMAGES))
     assert drawn.shape == shown.shape
-    assert np.abs(drawn - shown).mean() < 0.1  # of 255: a font may be another version, data not
+    assert changed(drawn, shown) < SHADES
+
+
+def test_a_changed_digit_of_a_figure_is_found():
+    picture = pixels(published_figures.IMAGES / "fashion_mnist-heat_map.png")
+    other = picture.copy()
+    rows, columns = np.nonzero((picture < 64).all(-1))  # dark letters
+    here = slice(rows[0], rows[0] + 14), slice(columns[0], columns[0] + 10)
+    other[here] = other[here][:, ::-1]
+    assert changed(picture, other) > SHADES
 
 
 def test_a_changed_number_is_found(tmp_path, monkeypatch):

@@ -21,7 +21,8 @@ SHOWN = re.compile(r"\bimages/([a-z0-9_]+)-([a-z_]+)\.png\)")
 
 def shown() -> list[tuple[Plan, str, str]]:
     """Return plan, experiment and name of each figure of a published study in a document."""
-    studies = [make_plan(read_yaml(path)) for path in ROOT.glob("results/published/*/study.yaml")]
+    paths = sorted(ROOT.glob("results/published/*/study.yaml"))
+    studies = [make_plan(read_yaml(path)) for path in paths]
     plans = {experiment: plan for plan in studies for experiment in plan.experiments}
     return [
         (plans[experiment], experiment, figure)

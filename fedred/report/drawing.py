@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -10,11 +11,39 @@ from fedred.report import style
 from fedred.report.labels import LabelledRun, value_in_words
 
 Panel = tuple[str, list[LabelledRun]]
+COLUMNS = 3
+"""Panels beside each other."""
 
 
 def page_figure(width: float, height: float) -> Figure:
     """Return an empty figure of a size in inches."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def panel_grid(
+    count: int,
+    panel_height: float,
+    other_height: float,
+    shared: bool = False,
+    most: int = COLUMNS,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many panels.
+
+    Args:
+        count: of panels.
+        panel_height: inches of each.
+        other_height: inches of what stands beside the panels, as a legend.
+        shared: whether all have the same axes.
+        most: panels beside each other.
+    """
+    columns = min(count, most)
+    rows = -(-count // columns)
+    figure = page_figure(style.PAGE_WIDTH, other_height + panel_height * rows)
+    share: Any = {"sharex": shared, "sharey": shared, "squeeze": False}
+    axes = list(figure.subplots(rows, columns, **share).flat)
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, axes[:count]
 
 
 def first_seen(names: Iterable[str]) -> list[str]:
@@ -65,9 +94,9 @@ def panels_of(labelled: list[LabelledRun], name: Callable[[LabelledRun], str]) -
     return list(groups.values())
 
 
-def label_outer(figure: Figure, columns: int, x: str, y: str) -> None:
+def label_outer(axes: Sequence[Axes], x: str, y: str) -> None:
     """Label the outer panels of a grid, also above a place where the last row ends early."""
-    axes = figure.axes
+    columns = min(len(axes), COLUMNS)
     for index, axis in enumerate(axes):
         lowest = index + columns >= len(axes)
         axis.tick_params(labelbottom=lowest)

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from fedred.errors import UserError
 from fedred.report import style
-from fedred.report.drawing import first_seen, label_outer, page_figure, panels_of
+from fedred.report.drawing import first_seen, label_outer, page_figure, panel_grid, panels_of
 from fedred.report.labels import LabelledRun, label_runs
 from fedred.report.runs import Run
 from fedred.report.statistics import FloatArray
@@ -132,17 +132,13 @@ def errors_over_rounds(runs: Sequence[Run]) -> Figure:
     labelled = label_runs(_reconstructing(runs))
     several = len({one.defense for one in labelled}) > 1
     panels = panels_of(labelled, lambda one: _attack_and_defense(one, several))
-    columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    figure = page_figure(style.PAGE_WIDTH, 0.5 + (1.5 + 0.14 * panels[0][0].count("\n")) * rows)
-    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for axis, (title, group) in zip(axes, panels, strict=False):
+    panel_height = 1.5 + 0.14 * panels[0][0].count("\n")
+    figure, axes = panel_grid(len(panels), panel_height, 0.5, shared=True)
+    for axis, (title, group) in zip(axes, panels, strict=True):
         axis.set(title=title, ylim=(0, 1.02 * ERROR_LIMIT))
         _draw_over_rounds(axis, _judged_clients(group))
         axis.axhline(_threshold(group[0].run), color="black", linestyle="--", linewidth=0.9)
-    for axis in axes[len(panels) :]:
-        axis.remove()
-    label_outer(figure, columns, "Round", "Reconstruction error")
+    label_outer(axes, "Round", "Reconstruction error")
     figure.legend(handles=_reconstruction_legend(), loc="outside upper center", ncols=3)
     return figure
 

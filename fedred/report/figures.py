@@ -24,6 +24,7 @@ from fedred.report.drawing import (
     label_outer,
     legend_columns,
     page_figure,
+    panel_grid,
     panels_of,
 )
 from fedred.report.error_figures import errors_over_rounds, reconstruction_error
@@ -45,20 +46,15 @@ def accuracy_over_rounds(runs: Sequence[Run]) -> Figure:
     labelled = label_runs(runs)
     defenses = first_seen(one.defense for one in labelled)
     panels = panels_of(labelled, lambda one: style.display(one.attack))
-    columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
     legend_width = legend_columns([style.display(name) for name in defenses])
     legend_rows = -(-len(defenses) // legend_width)
     panel_height = 1.55 + 0.14 * panels[0][0].count("\n")
-    figure = page_figure(style.PAGE_WIDTH, 0.35 + panel_height * rows + 0.17 * legend_rows)
-    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for axis, (title, members) in zip(axes, panels, strict=False):
+    figure, axes = panel_grid(len(panels), panel_height, 0.35 + 0.17 * legend_rows, shared=True)
+    for axis, (title, members) in zip(axes, panels, strict=True):
         axis.set(title=title, ylim=(0, 1), yticks=np.linspace(0, 1, 6))
         for defense in defenses:
             _draw_accuracy(axis, [one for one in members if one.defense == defense], defenses)
-    for axis in axes[len(panels) :]:
-        axis.remove()
-    label_outer(figure, columns, "Round", "Test accuracy")
+    label_outer(axes, "Round", "Test accuracy")
     handles = [defense_line(defense, defenses, [], []) for defense in defenses]
     figure.legend(handles=handles, loc="outside lower center", ncols=legend_width)
     return figure
@@ -268,9 +264,9 @@ def made_figure(name: str, sources: Sequence[Path]) -> Figure:
     Raises:
         UserError: for sources that are missing or torn, or that cannot feed the figure.
     """
-    from fedred.report.offline import OFFLINE_FIGURES  # scikit-learn loads slowly
+    if name not in FIGURES:
+        from fedred.report.offline import OFFLINE_FIGURES  # scikit-learn loads slowly
 
-    if name in OFFLINE_FIGURES:
         return OFFLINE_FIGURES[name](sources)
     if name != "partition":
         return FIGURES[name](load_runs(sources))

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from fedred.errors import UserError
 from fedred.files import checksum_of, read_tensors, require_checksum, told
 from fedred.report import style
-from fedred.report.drawing import page_figure
+from fedred.report.drawing import panel_grid
 from fedred.report.judged import attack_panels
 from fedred.report.statistics import FloatArray
 
@@ -90,15 +90,11 @@ def images(synthetic: Sequence[Synthetic]) -> Figure:
     panels = [one for one in synthetic if first[one.panel] is one and len(one.clients)]
     if not panels:
         raise UserError("there are no synthetic images to draw")
-    columns = min(len(panels), 2)
-    rows = -(-len(panels) // columns)
-    height = max(_inches(one, style.PAGE_WIDTH / columns) for one in panels)
-    figure = page_figure(style.PAGE_WIDTH, 0.3 + height * rows)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis, one in zip(axes, panels, strict=False):
+    beside = min(len(panels), 2)
+    height = max(_inches(one, style.PAGE_WIDTH / beside) for one in panels)
+    figure, axes = panel_grid(len(panels), height, 0.3, most=beside)
+    for axis, one in zip(axes, panels, strict=True):
         _draw(axis, one)
-    for axis in axes[len(panels) :]:
-        axis.remove()
     colors = {"Honest client": style.HONEST, "Malicious client": style.MALICIOUS}
     handles = [Patch(color=color, label=label) for label, color in colors.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=2)

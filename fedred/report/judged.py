@@ -62,10 +62,12 @@ def load_judged(paths: Iterable[Path | str]) -> list[Judged]:
     """Read what `fedred reconstruct` wrote.
 
     Raises:
-        UserError: for a file that is missing, torn or of another kind, and for two of the same round.
+        UserError: for a file that is missing, torn or of another kind, for two of the same round, and
+            for two that were judged with another threshold or other iterations.
     """
     paths = list(paths)
     read = [_read(Path(path)) for path in paths]
+    _require_one_judge(dict(zip(paths, read, strict=True)))
     seen: dict[str, Path | str] = {}
     for path, (frame, about) in zip(paths, read, strict=True):
         key = json.dumps([about["settings"], frame["round"].unique().tolist()], sort_keys=True)
@@ -81,6 +83,22 @@ def load_judged(paths: Iterable[Path | str]) -> list[Judged]:
     ]
 
 
+def _require_one_judge(read: Mapping[Path | str, tuple[pd.DataFrame, dict[str, Any]]]) -> None:
+    """Refuse what would be pooled, but was not judged alike; a round of nobody fits to any."""
+    first: tuple[Path | str, tuple[float, int]] | None = None
+    for path, (frame, about) in read.items():
+        if not len(frame):
+            continue
+        how = (float(about["threshold"]), int(frame["iteration"].max()))
+        first = first or (path, how)
+        if how != first[1]:
+            told_ways = [
+                f"{where} with threshold {level:g} and {made} iterations"
+                for where, (level, made) in (first, (path, how))
+            ]
+            raise UserError(f"{' and '.join(told_ways)} were not judged alike: judge both one way")
+
+
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     with told(f"{path} cannot be read as what `fedred reconstruct` writes"):
         table = pq.ParquetFile(path).read()
@@ -93,9 +111,44 @@ def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def by_attack(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
+    """Return recorded rounds by panel: those with an attacker, or all when there is none anywhere.
+
+    Raises:
+        UserError: when there is nothing to report.
+    """
     if not judged:
         raise UserError("there are no recorded updates to report")
     return {name: [one for one in judged if one.attack == name] for name in _attacks(judged)}
+
+
+def by_seed(group: Sequence[Judged]) -> list[list[Judged]]:
+    """Return the recorded rounds of each seed in which somebody took part, in the order of rounds."""
+    seeds: dict[int, list[Judged]] = {}
+    attended = (one for one in group if len(one.frame))
+    for one in sorted(attended, key=lambda one: one.round):
+        seeds.setdefault(int(one.settings["seed"]), []).append(one)
+    return list(seeds.values())
+
+
+def counts(group: Sequence[Judged]) -> tuple[int, int]:
+    """Return the number of seeds, and the most recorded rounds of one."""
+    seeds = by_seed(group)
+    return len(seeds), max(map(len, seeds), default=0)
+
+
+def areas(group: Sequence[Judged], rule: str) -> list[float]:
+    """Return the area under a rule's ROC curve for each seed that has one, mean over its rounds.
+
+    It is the share of pairs of a malicious and an honest client that the scores put in order, ties half.
+    """
+    from sklearn.metrics import roc_auc_score  # loads slowly
+
+    found = []
+    for rounds in by_seed(group):
+        pairs = [pair for one in rounds if (pair := one.scores(rule))]
+        if pairs:
+            found.append(float(np.mean([roc_auc_score(bad, scores) for scores, bad in pairs])))
+    return found
 
 
 def _attacks(judged: Sequence[Judged]) -> list[str]:

@@ -8,28 +8,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 
 from fedred.report import style
-from fedred.report.drawing import defense_line, first_seen, page_figure
+from fedred.report.drawing import defense_line, first_seen, panel_grid
 from fedred.report.images import images, load_images
-from fedred.report.judged import Judged, by_attack, load_judged
+from fedred.report.judged import Judged, areas, by_attack, counts, load_judged
 from fedred.report.statistics import FloatArray
 
 ERROR_LIMIT = 1.5
 """Errors above it are drawn at the upper edge: a model that stays put has 1."""
 GRID = np.linspace(0, 1, 201)
 """False positive rates at which ROC curves are averaged."""
-
-
-def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    columns = min(count, 3)
-    rows = -(-count // columns)
-    figure = page_figure(style.PAGE_WIDTH, 0.3 + height * rows)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes[count:]:
-        axis.remove()
-    return figure, axes[:count]
 
 
 @matplotlib.rc_context(style.RC)
@@ -44,7 +34,7 @@ def roc(judged: Sequence[Judged]) -> Figure:
         UserError: when there is nothing to draw.
     """
     groups = by_attack(judged)
-    figure, axes = _panels(len(groups), 3.1)
+    figure, axes = panel_grid(len(groups), 3.1, 0.3)
     for axis, (attack, group) in zip(axes, groups.items(), strict=True):
         axis.set(title=attack, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axis.set(xlabel="False positive rate", ylabel="True positive rate")
@@ -59,32 +49,22 @@ def _draw_roc(axis: Axes, group: Sequence[Judged], rules: list[str]) -> None:
         found = [pair for one in group if (pair := one.scores(rule))]
         if not found:
             continue
-        area, rates = mean_roc(found)
-        line = defense_line(rule, rules, GRID, rates)
-        line.set_label(f"{style.display(rule)} {area:.2f}")
+        line = defense_line(rule, rules, GRID, mean_roc(found))
+        line.set_label(f"{style.display(rule)} {np.mean(areas(group, rule)):.2f}")
         line.set_marker("")
         axis.add_line(line)
     if axis.lines[1:]:
-        title = f"AUROC, {_told_samples(group)}"
+        numbers = zip(counts(group), ("seed", "round"), strict=True)
+        title = ", ".join(["AUROC", *(f"{n} {name}{'s' * (n != 1)}" for n, name in numbers)])
         axis.legend(title=title, loc="lower right", fontsize=6, title_fontsize=6)
 
 
-def _told_samples(group: Sequence[Judged]) -> str:
-    """Return over how many seeds and rounds is averaged: `3 seeds, 2 rounds`."""
-    counts = {
-        "seed": len({one.settings["seed"] for one in group}),
-        "round": len({one.round for one in group}),
-    }
-    return ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items())
-
-
-def mean_roc(found: Sequence[tuple[FloatArray, np.ndarray]]) -> tuple[float, FloatArray]:
-    """Return the mean AUROC, and the mean true positive rates at the false positive rates GRID.
+def mean_roc(found: Sequence[tuple[FloatArray, np.ndarray]]) -> FloatArray:
+    """Return the mean true positive rates at the false positive rates GRID.
 
     Args:
         found: scores [n] and who is malicious, bool [n], of each recorded round.
     """
-    areas = [float(roc_auc_score(malicious, scores)) for scores, malicious in found]
     curves = []
     for scores, malicious in found:
         false, true, _ = roc_curve(malicious, scores, drop_intermediate=False)
@@ -95,7 +75,7 @@ def mean_roc(found: Sequence[tuple[FloatArray, np.ndarray]]) -> tuple[float, Flo
         width = false[after] - false[at]
         share = np.divide(GRID - false[at], width, out=np.zeros_like(GRID), where=width > 0)
         curves.append(true[at] + share * (true[after] - true[at]))
-    return float(np.mean(areas)), np.mean(curves, axis=0)
+    return np.asarray(np.mean(curves, axis=0))
 
 
 @matplotlib.rc_context(style.RC)
@@ -106,7 +86,7 @@ def curves(judged: Sequence[Judged]) -> Figure:
         UserError: when there is nothing to draw.
     """
     groups = by_attack(judged)
-    figure, axes = _panels(len(groups), 2.1)
+    figure, axes = panel_grid(len(groups), 2.1, 0.3)
     for axis, (attack, group) in zip(axes, groups.items(), strict=True):
         for one in group:
             _draw_curves(axis, one)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fedred.report.frames import Row, defined, records, tidy, told_n
-from fedred.report.judged import Judged, by_attack
+from fedred.report.judged import OWN, Judged, areas, by_attack, by_seed, counts
 from fedred.report.layout import Block, Cell
 from fedred.report.statistics import spread
 from fedred.report.style import DISPLAY_NAMES, display
@@ -17,7 +17,6 @@ BUDGETS = tuple(step * 10**power for power in range(5) for step in (1, 2, 5))
 """Iterations; those below the recorded number are shown, and that number."""
 DECISIONS = ("FPR", "FNR", "honest_iterations", "malicious_iterations")
 SUMMARY = ("metric", "mean", "std", "ci95", "n", "rounds")
-ROUND_ALONE = "flag of the last round"
 
 Rule = Callable[[pd.DataFrame], pd.Series]
 """Tells who is excluded, from flags [clients, rounds] that are 0, 1 or NaN for one that was not asked."""
@@ -49,37 +48,51 @@ def budget(judged: Sequence[Judged]) -> pd.DataFrame:
     Raises:
         UserError: when there is nothing to report.
     """
+    levels = [(level, partial(_decide, budget=level)) for level in _budgets(judged)]
+    return _decisions(judged, "budget", levels)
+
+
+def _budgets(judged: Sequence[Judged]) -> list[int]:
     made = max((one.curves()[0].shape[1] for one in judged), default=0)
-    levels = [*(level for level in BUDGETS if level < made), made]
-    return _decisions(
-        judged, "budget", [(level, partial(_decide, budget=level)) for level in levels]
-    )
+    return [*(level for level in BUDGETS if level < made), made]
 
 
 def exclusion(judged: Sequence[Judged]) -> pd.DataFrame:
     """Return who would be excluded after the last recorded round, by the flags of all of them.
 
     A client is excluded once it was flagged in so many recorded rounds (1: FedREDefense's permanent
-    exclusion), or for the flag of the last one alone. The rounds are those that were played: had
-    somebody been excluded, later ones would be others.
+    exclusion), or by its latest flag alone, at the threshold of the defense that judged and with so many
+    iterations. The rounds are those that were played: had somebody been excluded, later ones would be
+    others. Clients in none of them do not count.
 
-    Columns attack, excluded by, metric (FPR, FNR in percent), mean, std, ci95, n (seeds), rounds.
+    Returns:
+        Columns attack, budget, excluded by, metric (FPR or FNR in percent), mean, std, ci95, n (seeds),
+        rounds.
 
     Raises:
         UserError: when there is nothing to report.
     """
     groups = by_attack(judged)
-    counts = [len(rounds) for group in groups.values() for rounds in _seeds(group)]
-    rules: dict[str, Rule] = {ROUND_ALONE: lambda flags: flags.ffill(axis=1).iloc[:, -1] == 1}
-    for count in range(1, max(counts, default=0) + 1):
-        rules[f"{count} flag" + "s" * (count > 1)] = partial(_flagged_often, count)
     rows = []
     for attack, group in groups.items():
-        decided = [pd.concat(map(_decide, rounds)) for rounds in _seeds(group)]
-        for name, rule in rules.items():
-            found = [_rates(_after(rule, part)) for part in decided]
-            rows += _summaries({"attack": attack, "excluded by": name}, found, group, DECISIONS[:2])
+        rules = _rules(max(counts(one)[1] for one in groups.values()))
+        for level in _budgets(judged):
+            decided = [
+                pd.concat(_decide(one, budget=level) for one in part) for part in by_seed(group)
+            ]
+            for name, rule in rules.items():
+                names = {"attack": attack, "budget": level, "excluded by": name}
+                found = [_rates(_after(rule, part)) for part in decided]
+                rows += _summaries(names, found, group, DECISIONS[:2])
     return tidy(rows)
+
+
+def _rules(most: int) -> dict[str, Rule]:
+    """Return the rules of exclusion by name: the latest flag, and so many flags up to the most."""
+    rules: dict[str, Rule] = {"latest flag": lambda flags: flags.ffill(axis=1).iloc[:, -1] == 1}
+    for least in range(1, most + 1):
+        rules[f"{least} flag" + "s" * (least > 1)] = partial(_flagged_often, least)
+    return rules
 
 
 def _flagged_often(least: int, flags: pd.DataFrame) -> pd.Series:
@@ -94,30 +107,24 @@ def _after(rule: Rule, decided: pd.DataFrame) -> pd.DataFrame:
 
 
 def auroc(judged: Sequence[Judged]) -> pd.DataFrame:
-    """Return the area under the ROC curve of every rule that scores a single round.
+    """Return the area under the ROC curve of every rule that scores a single round, in percent.
 
-    It is the share of pairs of a malicious and an honest client that the scores put in order, ties
-    half, in percent. A value of a seed is the mean of its recorded rounds.
+    A value of a seed is the mean of its recorded rounds (see `judged.areas`).
 
-    Columns attack, rule, metric, mean, std, ci95, n (seeds), rounds.
+    Returns:
+        Columns attack, rule, metric, mean, std, ci95, n (seeds), rounds.
 
     Raises:
         UserError: when there is nothing to report.
     """
     rows = []
     for attack, group in by_attack(judged).items():
-        for rule in dict.fromkeys(name for one in group for name in one.frame["rule"].unique()):
-            areas = [_areas(part, rule) for part in _seeds(group)]
-            means = [{"auroc": 100 * float(np.mean(found))} for found in areas if found]
-            rows += _summaries({"attack": attack, "rule": rule}, means, group, ["auroc"])
-    return pd.DataFrame(rows, columns=["attack", "rule", *SUMMARY])
-
-
-def _areas(rounds: Sequence[Judged], rule: str) -> list[float]:
-    from sklearn.metrics import roc_auc_score  # loads slowly
-
-    found = (one.scores(rule) for one in rounds)
-    return [float(roc_auc_score(pair[1], pair[0])) for pair in found if pair]
+        for rule in dict.fromkeys(
+            [OWN, *(name for one in group for name in one.frame["rule"].unique())]
+        ):
+            values = [{"auroc": 100 * area} for area in areas(group, rule)]
+            rows += _summaries({"attack": attack, "rule": rule}, values, group, ["auroc"])
+    return tidy(rows)
 
 
 def _decisions(
@@ -128,18 +135,9 @@ def _decisions(
     rows = []
     for attack, group in by_attack(judged).items():
         for level, decide in levels:
-            found = [_rates(pd.concat(map(decide, rounds))) for rounds in _seeds(group)]
+            found = [_rates(pd.concat(map(decide, rounds))) for rounds in by_seed(group)]
             rows += _summaries({"attack": attack, column: level}, found, group, DECISIONS)
     return tidy(rows)
-
-
-def _seeds(group: Sequence[Judged]) -> list[list[Judged]]:
-    """Return the recorded rounds of each seed in which somebody took part, in the order of rounds."""
-    by_seed: dict[int, list[Judged]] = {}
-    attended = (one for one in group if len(one.frame))
-    for one in sorted(attended, key=lambda one: one.round):
-        by_seed.setdefault(int(one.settings["seed"]), []).append(one)
-    return list(by_seed.values())
 
 
 def _decide(one: Judged, threshold: float | None = None, budget: int | None = None) -> pd.DataFrame:
@@ -177,7 +175,7 @@ def _rates(decided: pd.DataFrame) -> dict[str, float]:
 def _summaries(
     names: Row, seeds: Sequence[dict[str, float]], group: Sequence[Judged], metrics: Iterable[str]
 ) -> list[Row]:
-    rounds = len({one.round for one in group if len(one.frame)})
+    rounds = counts(group)[1]
     rows = []
     for metric in metrics:
         values = np.array([one[metric] for one in seeds if not np.isnan(one[metric])])
@@ -192,14 +190,14 @@ def _mean(values: np.ndarray) -> float:
 
 
 def decision_blocks(frame: pd.DataFrame) -> list[Block]:
-    """One block an attack: what was varied as rows, what it decides as columns."""
+    """One block an attack: thresholds or budgets as rows, what they decide as columns."""
     column = str(frame.columns[1])
     return [
         Block(
             f"{attack}: {TITLES[column]}, {told_n(part)}, {_told_rounds(part)}",
             [column.capitalize()],
             [HEADINGS[metric] for metric in part["metric"].unique()],
-            [([_word(level)], _spreads(rows)) for level, rows in part.groupby(column, sort=False)],
+            [([f"{level:g}"], _spreads(rows)) for level, rows in part.groupby(column, sort=False)],
         )
         for attack, part in frame.groupby("attack", sort=False)
     ]
@@ -208,7 +206,6 @@ def decision_blocks(frame: pd.DataFrame) -> list[Block]:
 TITLES = {
     "threshold": "what a threshold decides",
     "budget": "what so many iterations decide",
-    "excluded by": "who is excluded in the end",
 }
 HEADINGS = {
     "FPR": "FPR (%)",
@@ -218,10 +215,28 @@ HEADINGS = {
 }
 
 
+def exclusion_blocks(frame: pd.DataFrame) -> list[Block]:
+    """One block an attack: budgets as rows, rates of each rule of exclusion as columns."""
+    return [
+        Block(
+            f"{attack}: excluded in the end, {told_n(part)}, {_told_rounds(part)}",
+            ["Budget"],
+            [
+                f"{HEADINGS[metric]}, {rule}"
+                for rule in part["excluded by"].unique()
+                for metric in part["metric"].unique()
+            ],
+            [
+                ([f"{level:g}"], _spreads(rows))
+                for level, rows in part.groupby("budget", sort=False)
+            ],
+        )
+        for attack, part in frame.groupby("attack", sort=False)
+    ]
+
+
 def auroc_blocks(frame: pd.DataFrame) -> list[Block]:
-    """Rules as rows, attacks as columns; nothing where nobody took part."""
-    if not len(frame):
-        return []
+    """Rules as rows, attacks as columns."""
     attacks = list(frame["attack"].unique())
     rows = []
     for rule, part in frame.groupby("rule", sort=False):
@@ -230,10 +245,6 @@ def auroc_blocks(frame: pd.DataFrame) -> list[Block]:
         rows.append(([display(str(rule))], cells))
     title = f"{DISPLAY_NAMES['auroc']}, {told_n(frame)}, {_told_rounds(frame)}"
     return [Block(title, ["Rule"], attacks, rows)]
-
-
-def _word(level: object) -> str:
-    return level if isinstance(level, str) else f"{level:g}"
 
 
 def _spreads(rows: pd.DataFrame) -> list[Cell]:
@@ -246,4 +257,4 @@ def _spread_cell(row: Row) -> Cell:
 
 def _told_rounds(part: pd.DataFrame) -> str:
     count = int(part["rounds"].max())
-    return f"{count} recorded round" + "s" * (count > 1)
+    return f"{count} recorded round" + "s" * (count != 1)

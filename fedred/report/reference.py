@@ -65,7 +65,7 @@ def reference_blocks(frame: pd.DataFrame) -> list[Block]:
     header = ["Published", "Reproduced", "Difference", "n"]
     return [
         Block(
-            f"{title}: published by {source}, and reproduced",
+            f"{title}: values of {source}, and reproduced",
             words,
             header,
             [(_words(row), _cells(row)) for row in records(rows)],

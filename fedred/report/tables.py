@@ -28,6 +28,7 @@ from fedred.report.offline_tables import (
     budget,
     decision_blocks,
     exclusion,
+    exclusion_blocks,
     threshold,
 )
 from fedred.report.reference import reference, reference_blocks
@@ -199,5 +200,5 @@ LAYOUTS: dict[str, Callable[[pd.DataFrame], list[Block]]] = {
     "auroc": auroc_blocks,
     "threshold": decision_blocks,
     "budget": decision_blocks,
-    "exclusion": decision_blocks,
+    "exclusion": exclusion_blocks,
 }

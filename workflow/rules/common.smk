@@ -1,4 +1,5 @@
 from fedred.plan import (
+    JUDGED_OFFLINE,
     as_arguments,
     as_text,
     gpus_per_run,

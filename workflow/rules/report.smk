@@ -23,6 +23,7 @@ rule table:
         sources=lambda wildcards, input: as_arguments(input.sources),
         prefix=subpath(output[0], strip_suffix=".html"),
         described=lambda wildcards: PLAN.described(wildcards.experiment),
+        offline=lambda wildcards: wildcards.table in JUDGED_OFFLINE,
     shell:
         "fedred table {wildcards.table} {params.sources} --out {params.prefix} > {log} 2>&1"
 
