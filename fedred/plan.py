@@ -193,7 +193,7 @@ class Plan:
         """Return the settings of an experiment that a reader wants first; several where runs differ."""
         runs = [self.runs[run] for run in self.experiments[experiment]]
         settings = {
-            "data": [run["dataset"]["name"].replace("_", " ") for run in runs],
+            "data": [_data_in_words(run["dataset"]) for run in runs],
             "split": [run["partition"]["name"].replace("_", " ") for run in runs],
             "model": [run["model"]["name"].replace("_", " ") for run in runs],
             "clients": [run["partition"]["clients"] for run in runs],
@@ -285,6 +285,12 @@ def partition_id(settings: Settings) -> str:
     partition, seed = settings["partition"], settings["seed"]
     key = short_hash([settings["dataset"], partition, seed])
     return f"{settings['dataset']['name']}-{partition['name']}-s{seed}-{key}"
+
+
+def _data_in_words(dataset: Settings) -> str:
+    """Return a data set's name, and of a folder of images its folder, without which it says nothing."""
+    name = str(dataset["name"]).replace("_", " ")
+    return f"{name} {dataset['folder']}" if dataset["name"] == "image_folder" else name
 
 
 def in_words(name: str) -> str:
