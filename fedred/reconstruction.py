@@ -401,39 +401,62 @@ def _reconstruct_chunk(
         return reconstruction_error(model, weights, parts, update, *how)
 
     learned = Knowledge(*(part.clone() for part in knowledge))
-    errors = updates.new_zeros(len(updates))
-    iterations = torch.zeros_like(budgets)
-    active = torch.arange(len(updates), device=updates.device)
-    current, moments = knowledge, [Knowledge(*map(torch.zeros_like, knowledge)) for _ in range(2)]
-    recent: list[Tensor] = []
-    program = value_and_pull(error, len(active), model.compiled, most)
+    errors, iterations = updates.new_zeros(len(updates)), torch.zeros_like(budgets)
+    moments = [Knowledge(*map(torch.zeros_like, knowledge)) for _ in range(2)]
+    places = torch.arange(len(updates), device=updates.device)
+    batch = _Batch(places, updates, budgets, knowledge, moments, [])
+    program = value_and_pull(error, len(places), model.compiled, most)
     for made in itertools.count(1):
-        now, pull = program(current, updates)
-        errors[active] = now
-        iterations[active] = made
+        now, pull = program(batch.current, batch.updates)
+        errors[batch.places], iterations[batch.places] = now, made
         if watch:
-            watch(active, made, now)
-        stays = now.isfinite() & ~(now < threshold) & (made < budgets)
-        recent = [*recent[-FALLS:], now]
-        stays &= ~hopeless(recent, budgets - made, threshold, options.give_up)
+            watch(batch.places, made, now)
+        batch = batch._replace(recent=[*batch.recent[-FALLS:], now])
+        stays = batch.staying(made, threshold, options.give_up)
         if stays.all():  # the usual case: nothing is copied, and a GPU waits once
-            current, moments = options.learn(current, pull(), moments, made)
-            continue
-        gone, kept = (~stays).nonzero().flatten(), stays.nonzero().flatten()
-        learned.put(active[gone], current.take(gone))
-        if not len(kept):
-            break
-        active, updates, budgets = active[kept], updates[kept], budgets[kept]
-        slopes, current = pull().take(kept), current.take(kept)
-        moments, recent = [part.take(kept) for part in moments], [one[kept] for one in recent]
-        current, moments = options.learn(current, slopes, moments, made)
-        program = value_and_pull(error, len(active), model.compiled, most)
+            slopes = pull()
+        else:
+            gone, kept = (~stays).nonzero().flatten(), stays.nonzero().flatten()
+            learned.put(batch.places[gone], batch.current.take(gone))
+            if not len(kept):
+                break
+            batch, slopes = batch.take(kept), pull().take(kept)
+            program = value_and_pull(error, len(kept), model.compiled, most)
+        current, moments = options.learn(batch.current, slopes, batch.moments, made)
+        batch = batch._replace(current=current, moments=moments)
     return Reconstructed(errors, iterations, learned)
 
 
-FALLS = (
-    3  # an error falls slowly at first: as many falls as this are awaited, and the fastest counts
-)
+class _Batch(NamedTuple):
+    """The m clients of a chunk that are still reconstructed, and their places in it, int64 [m]."""
+
+    places: Tensor
+    updates: Tensor
+    budgets: Tensor
+    current: Knowledge
+    moments: list[Knowledge]
+    recent: list[Tensor]
+    """Errors [m] of the last iterations, the latest last."""
+
+    def take(self, index: Tensor) -> "_Batch":
+        return _Batch(
+            self.places[index],
+            self.updates[index],
+            self.budgets[index],
+            self.current.take(index),
+            [part.take(index) for part in self.moments],
+            [part[index] for part in self.recent],
+        )
+
+    def staying(self, made: int, threshold: float, give_up: float) -> Tensor:
+        """Return who goes on after so many iterations, bool [m]."""
+        now = self.recent[-1]
+        stays = now.isfinite() & ~(now < threshold) & (made < self.budgets)
+        return stays & ~hopeless(self.recent, self.budgets - made, threshold, give_up)
+
+
+FALLS = 3
+"""An error falls slowly at first: so many falls are awaited, and the fastest counts."""
 
 
 def hopeless(recent: Sequence[Tensor], left: Tensor, threshold: float, give_up: float) -> Tensor:
