@@ -181,6 +181,15 @@ def test_errors_beyond_the_limit_are_drawn_at_it(tmp_path: Path) -> None:
     assert (np.asarray(malicious.get_offsets())[:, 1] == ERROR_LIMIT).all()
 
 
+@pytest.mark.parametrize(("reached", "top"), [(0.33, 0.4), (0.41, 0.6), (1.0, 1.0)])
+def test_the_axis_of_accuracy_ends_a_fifth_above_the_lines(
+    reached: float, top: float, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "run", settings(), accuracy=[reached] * 20)
+    (axis,) = FIGURES["accuracy_over_rounds"](load_runs([folder])).axes
+    assert axis.get_ylim() == pytest.approx((0, top))
+
+
 def test_errors_over_rounds_are_median_and_range_of_the_clients(grid: list[Run]) -> None:
     figure = FIGURES["errors_over_rounds"](grid)
     assert [axis.get_title() for axis in figure.axes] == [style.display(name) for name in ATTACKS]

@@ -1,6 +1,7 @@
 """The figures: accuracy over rounds, reconstruction errors, heat maps, the partition, a sweep."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -51,13 +52,23 @@ def accuracy_over_rounds(runs: Sequence[Run]) -> Figure:
     panel_height = 1.55 + 0.14 * panels[0][0].count("\n")
     figure, axes = panel_grid(len(panels), panel_height, 0.35 + 0.17 * legend_rows, shared=True)
     for axis, (title, members) in zip(axes, panels, strict=True):
-        axis.set(title=title, ylim=(0, 1), yticks=np.linspace(0, 1, 6))
+        axis.set(title=title)
         for defense in defenses:
             _draw_accuracy(axis, [one for one in members if one.defense == defense], defenses)
+    axes[0].set_yticks(np.linspace(0, 1, 6))  # before the limits, which they would widen
+    axes[0].set_ylim(0, _fifths_above(axes))
     label_outer(axes, "Round", "Test accuracy")
     handles = [defense_line(defense, defenses, [], []) for defense in defenses]
     figure.legend(handles=handles, loc="outside lower center", ncols=legend_width)
     return figure
+
+
+def _fifths_above(axes: Sequence[Axes]) -> float:
+    """Return the smallest of 0.2, 0.4, ..., 1 that no line of the panels exceeds."""
+    highest = max(
+        float(np.max(line.get_ydata(), initial=0.0)) for axis in axes for line in axis.lines
+    )
+    return min(1.0, 0.2 * max(1, math.ceil(5 * highest)))
 
 
 def _draw_accuracy(axis: Axes, group: list[LabelledRun], defenses: list[str]) -> None:
