@@ -79,9 +79,9 @@ def test_a_changed_digit_of_a_figure_is_found():
 def test_a_changed_number_is_found(tmp_path, monkeypatch):
     study = STUDIES[0].parent
     experiment = next(iter(make_plan(read_yaml(STUDIES[0])).experiments))
-    place = f"<!-- table {study.name} {experiment} performance 1 -->\nold\n<!-- end -->"
+    place = f"<!-- table {study.name} {experiment} performance 1 -->\nSTALE\n<!-- end -->"
     shown = published_tables.refreshed(place)
-    assert "old" not in shown
+    assert "STALE" not in shown
     assert "| Attack |" in shown
     shutil.copytree(ROOT / "results/published", tmp_path / "results/published")
     monkeypatch.setattr(published_tables, "ROOT", tmp_path)

@@ -16,7 +16,14 @@ pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="Debian's packages chromium and chromium-driver are missing"
 )
 TABLES = ("Cost", "Detection", "Differences", "Errors", "Performance")
-FIGURES = ("Accuracy over rounds", "Detection", "Heat map", "Partition", "Reconstruction error")
+FIGURES = (
+    "Accuracy over rounds",
+    "Detection",
+    "Errors over rounds",
+    "Heat map",
+    "Partition",
+    "Reconstruction error",
+)
 SETTINGS = (
     "Settings: data: digits; split: balanced dirichlet; model: mlp; clients: 8; malicious: 2; "
     "rounds: 2; seeds: 0."
