@@ -45,7 +45,7 @@ def wide(defense, attack):
         defense=defense,
         training=LocalTraining(lr=0.01),
         rounds=1,
-        clients_per_chunk=8,
+        clients_per_chunk=2,
     )
 
 
@@ -73,7 +73,7 @@ def in_a_fresh_process(function, *arguments):
 def test_a_round_holds_one_matrix_of_updates_and_little_else(allocate):
     matrix, growth = in_a_fresh_process(growth_of_a_round, allocate)
     assert matrix > 200 * MEBIBYTE
-    assert matrix < growth < 1.8 * matrix  # what a chunk and the rule work with is no part of it
+    assert matrix < growth < 1.5 * matrix
 
 
 def resident():

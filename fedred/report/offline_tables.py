@@ -73,9 +73,9 @@ def exclusion(judged: Sequence[Judged]) -> pd.DataFrame:
         UserError: when there is nothing to report.
     """
     groups = by_attack(judged)
+    rules = _rules(max(counts(group)[1] for group in groups.values()))
     rows = []
     for attack, group in groups.items():
-        rules = _rules(max(counts(one)[1] for one in groups.values()))
         for level in _budgets(judged):
             decided = [
                 pd.concat(_decide(one, budget=level) for one in part) for part in by_seed(group)
