@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from benchmarks.measure import environment, forget_peak_memory, machine_name, peak_memory, timed
 from benchmarks.report import MEBIBYTE, RESULTS, table
 from benchmarks.units import CLASSES, random_dataset
+from fedred.allocation import keep_freed_memory
 from fedred.attacks.fang_trim import FangTrim
 from fedred.defenses.fedavg import FedAvg
 from fedred.defenses.fedredefense import FedREDefense
@@ -106,6 +107,7 @@ def federation(point: Point) -> Federation:
 def measured(point: Point) -> dict[str, Any]:
     """Return the row of one point: seconds of a round, and bytes beside data and libraries."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     fed = federation(point)
     state = initial_state(fed)
     few = federation(replace(point, clients=4, network=SMALL, shape=SMALL_SHAPE))

@@ -7,6 +7,7 @@ Snakemake works in a temporary copy of the project, with a folder of temporary f
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import psutil
@@ -69,8 +70,8 @@ def copy_project(project: Path, jobs: int) -> None:
     (project / "soak.yaml").write_text(yaml.safe_dump(configuration(jobs)))
 
 
-def run_snakemake(project: Path, temporary: Path) -> tuple[int, list[int], float]:
-    """Return exit code, resident bytes of the process once a second, and seconds."""
+def run_snakemake(project: Path, temporary: Path) -> tuple[int, "Watched", float]:
+    """Return exit code, what the process held and used once a second, and seconds."""
     variables = {
         "PATH": f"{project / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(project),
@@ -91,19 +92,31 @@ def run_snakemake(project: Path, temporary: Path) -> tuple[int, list[int], float
         process = subprocess.Popen(
             command, cwd=project, env=os.environ | variables, stdout=log, stderr=log
         )
-        resident = watched_memory(process)
-    return process.returncode, resident, time.perf_counter() - start
+        watched = watch(process)
+    return process.returncode, watched, time.perf_counter() - start
 
 
-def watched_memory(process: "subprocess.Popen[bytes]") -> list[int]:
-    """Return the resident bytes of a process, once a second until it ends."""
-    watched, resident = psutil.Process(process.pid), []
+class Watched(NamedTuple):
+    """Of a process, once a second: bytes resident, and cores in use since the second before."""
+
+    resident: list[int]
+    cores: list[float]
+
+
+def watch(process: "subprocess.Popen[bytes]") -> Watched:
+    """Watch a process, but none of its children, until it ends."""
+    watched, resident, times = psutil.Process(process.pid), [], [(time.perf_counter(), 0.0)]
     while True:
         try:
             process.wait(INTERVAL)
-            return resident
+            break
         except subprocess.TimeoutExpired:
             resident.append(int(watched.memory_info().rss))
+            times.append((time.perf_counter(), sum(watched.cpu_times()[:2])))
+    steps = itertools.pairwise(times)
+    return Watched(
+        resident, [(used - before) / (now - then) for (then, before), (now, used) in steps]
+    )
 
 
 def settled(resident: Sequence[int]) -> list[int]:
@@ -157,7 +170,7 @@ def soak(jobs: int) -> dict[str, Any]:
         project.mkdir()
         temporary.mkdir()
         copy_project(project, jobs)
-        code, resident, seconds = run_snakemake(project, temporary)
+        code, watched, seconds = run_snakemake(project, temporary)
         log = (project / "soak.log").read_text()
         done = measured_jobs(project)
         by_rule = dict(list(done.groupby("rule")))
@@ -167,7 +180,8 @@ def soak(jobs: int) -> dict[str, Any]:
             "runs": len(list(project.glob("results/runs/*/run.json"))),
             "left_over": left_over(project, temporary),
             "wall_seconds": seconds,
-            "snakemake_bytes": summary(settled(resident)),
+            "snakemake_bytes": summary(settled(watched.resident)),
+            "snakemake_cores": summary(watched.cores),
             "seconds": {rule: summary(list(rows["seconds"])) for rule, rows in by_rule.items()},
             "bytes": {rule: summary(list(rows["bytes"])) for rule, rows in by_rule.items()},
             "log_of_failure": log[-3000:] if code else "",
@@ -189,7 +203,10 @@ def mistakes(seen: dict[str, Any]) -> list[str]:
 def shown(seen: dict[str, Any]) -> Table:
     """Return the series as a table."""
     made = Table("what", "count", "median", "smallest to largest", "growth each", "p")
-    series = [("Snakemake, MiB each second", seen["snakemake_bytes"], MEBIBYTE)]
+    series = [
+        ("Snakemake, MiB each second", seen["snakemake_bytes"], MEBIBYTE),
+        ("Snakemake, cores in use", seen["snakemake_cores"], 1),
+    ]
     for rule in seen["seconds"]:
         series.append((f"{rule}, s", seen["seconds"][rule], 1))
         series.append((f"{rule}, MiB", seen["bytes"][rule], MEBIBYTE))

@@ -9,6 +9,8 @@ from torch.func import grad_and_value, vmap
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 Pulled = tuple[Tensor, Callable[[], Any]]
+AS_LAID_OUT: dict[str, str | int | bool | Callable[..., Any]] = {"layout_optimization": False}
+"""Vmapped convolutions are not compiled channels-last, in which every norm would be read crosswise."""
 PADDING_FACTOR = 4  # between two compiled sizes: each takes a minute to compile the first time
 
 
@@ -53,7 +55,7 @@ def _many(function: Callable[..., Tensor]) -> Callable[..., Pulled]:
 
 
 def _many_compiled(function: Callable[..., Tensor], width: int) -> Callable[..., Pulled]:
-    program = torch.compile(vmap(grad_and_value(function)), dynamic=False)
+    program = torch.compile(vmap(grad_and_value(function)), dynamic=False, options=AS_LAID_OUT)
 
     def mapped(*arguments: Any) -> Pulled:
         size = len(tree_flatten(arguments)[0][0])

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,39 @@ def test_the_seconds_of_few_clients_count_for_all(monkeypatch):
     repeat(measured, {"ours": lambda: 2.0, "twin": lambda: 4.0}, 2, CPU)
     assert measured.seconds == {"ours": [2.0, 2.0], "twin": [10.0, 10.0]}
     assert measured.ratios == [5.0, 5.0]
+
+
+@pytest.mark.parametrize(("device", "unseen"), [("cpu", ["ours"]), ("cuda", [])])
+def test_on_a_cpu_ours_is_called_unseen_before_it_is_timed(device, unseen, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "benchmarks.measure.timed",
+        lambda function, device: (function(), calls.append("timed"))[::-1],
+    )
+    monkeypatch.setattr("benchmarks.measure.running_as", lambda side: nullcontext())
+    sides = {side: lambda side=side: calls.append(side) or 1.0 for side in ("ours", "twin")}
+    repeat(Measured(), sides, 2, torch.device(device))
+    ours, twin = [*unseen, "ours", "timed"], ["twin", "timed"]
+    assert calls == [*ours, *twin, *twin, *ours]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_twin_starts_without_the_memory_that_ours_kept():
+    """In a process of its own: allocation is a setting of the whole process."""
+    code = """
+import psutil, torch
+from benchmarks.measure import running_as
+held = lambda: psutil.Process().memory_info().rss / 2**20
+with running_as("ours"):
+    several = [torch.ones(2**24) for _ in range(8)]
+    del several
+kept = held()
+with running_as("twin"):
+    print(kept - held())
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert float(done.stdout) > 400
 
 
 def test_a_gpu_gets_all_clients_and_its_twin_a_few():

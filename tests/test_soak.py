@@ -50,6 +50,7 @@ def test_the_command_runs_the_workflow_and_writes_what_it_saw(tmp_path, capsys):
     assert seen["seconds"]["simulate"]["count"] == 4
     assert 50 < seen["bytes"]["simulate"]["median"] / 2**20 < 4000
     assert seen["snakemake_bytes"]["median"] > 2**20
+    assert 0 < seen["snakemake_cores"]["largest"] < 3
     assert "No failure, no growing memory, nothing left over." in capsys.readouterr().out
 
 
