@@ -4,17 +4,19 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import torch
 
 from benchmarks import report
-from benchmarks.measure import SIDES, environment, machine_name, repeat, slug, warm_up
-from benchmarks.units import UNITS, Unit
+from benchmarks.measure import SIDES, Measured, environment, machine_name, repeat, slug
+from benchmarks.sides import Side, both_sides
+from benchmarks.units import UNITS, Deviation, Unit
 from fedred.errors import UserError, unknown_name
-from fedred.execution import Execution, compiler_failure, compute_deterministically
+from fedred.execution import Execution, compiler_failure
 
 DEVICES = ("cpu", "cuda")
 GPU_MINUTES = 8.0
@@ -103,10 +105,7 @@ def listing() -> str:
 
 def measure_all(options: argparse.Namespace) -> int:
     """Measure the units asked for, write each when it is done, and print the table."""
-    compute_deterministically()
     device = torch.device(options.device)
-    if device.type == "cuda":  # both sides in full float32, or they could not be compared
-        torch.backends.cudnn.allow_tf32 = False
     machine = slug(options.machine) if options.machine else machine_name(device)
     results = {}
     names = list(options.units or UNITS)
@@ -138,25 +137,35 @@ def measure(
     """Prepare, warm up, compare and time one unit; one whose results differ is not timed."""
     clients, clients_of = unit.clients(device)
     execution = Execution(options.chunk, "on" if options.compile else "off")
-    prepared = unit.prepare(device, min(clients_of, options.clients or clients), execution)
-    part = f"{prepared.clients} of {clients_of} clients"
-    compiled = ", compiled" if prepared.compiled else ""
-    say(f"{name}: {part}, {prepared.chunk} at once{compiled}, {prepared.work}")
-    sides = {side: getattr(prepared, side) for side in SIDES}
+    case = (unit, device, min(clients_of, options.clients or clients), execution)
     try:
-        measured = warm_up(sides, device)
-        measured.times["twin"] = prepared.clients / prepared.twin_clients
-        deviations = prepared.compare(*(measured.results.pop(side) for side in SIDES))
-        say(f"  deviation: {report.told_deviations(deviations)}")
-        if all(deviation.allowed for deviation in deviations):
-            warm_up_told = ", ".join(f"{measured.warm_up[s]:.1f} s {s}" for s in SIDES)
-            say(f"  first calls: {warm_up_told}; now {options.repeats} repetitions")
-            repeat(measured, sides, options.repeats, device)
+        with both_sides(*case) as sides:
+            facts = sides["ours"].facts
+            part = f"{facts.clients} of {clients_of} clients"
+            compiled = ", compiled" if facts.compiled else ""
+            say(f"{name}: {part}, {facts.chunk} at once{compiled}, {facts.work}")
+            measured, deviations = warm_up(sides)
+            say(f"  deviation: {report.told_deviations(deviations)}")
+            if all(deviation.allowed for deviation in deviations):
+                first = ", ".join(f"{measured.warm_up[side]:.1f} s {side}" for side in SIDES)
+                say(f"  first calls: {first}; now {options.repeats} repetitions")
+                repeat(measured, {side: sides[side].call for side in SIDES}, options.repeats)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{name} needs more memory than the GPU has: try a smaller --chunk or --clients"
         ) from error
-    return report.result_of(prepared, clients_of, measured, deviations, environment(device))
+    return report.result_of(facts, clients_of, measured, deviations, environment(device))
+
+
+def warm_up(sides: Mapping[str, Side]) -> tuple[Measured, list[Deviation]]:
+    """Call each side once, noting seconds and memory, and return how their results differ."""
+    facts = sides["ours"].facts
+    measured = Measured(times={"ours": 1.0, "twin": facts.clients / facts.twin_clients})
+    with TemporaryDirectory() as folder:
+        results = {side: Path(folder) / side for side in SIDES}
+        for side, result in results.items():
+            measured.warm_up[side], measured.memory[side] = sides[side].first_call(result)
+        return measured, sides["ours"].compare(**results)
 
 
 def say(line: str) -> None:

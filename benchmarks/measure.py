@@ -7,8 +7,8 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedred.allocation import give_back_freed_memory, keep_freed_memory
 from fedred.provenance import cores, cpu_model, versions
 
 SIDES = ("ours", "twin")
@@ -29,14 +28,12 @@ class Measured:
     """What was measured of one unit: of each side ("ours", "twin") its seconds and its memory.
 
     Args:
-        results: what each side returned in its warm-up.
         warm_up: seconds of the first call, in which libraries choose and load their kernels.
         memory: bytes at the peak of the warm-up.
         seconds: one number for each repetition.
         times: what the seconds of a side are multiplied by, where it computes a part of the clients.
     """
 
-    results: dict[str, Any] = field(default_factory=dict)
     warm_up: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
@@ -49,55 +46,15 @@ class Measured:
         return [twin / ours for twin, ours in pairs]
 
 
-def warm_up(sides: dict[str, Callable[[], Any]], device: torch.device) -> Measured:
-    """Call each side once, noting its result, its seconds and its memory."""
-    measured = Measured()
-    for side, function in sides.items():
-        with running_as(side):
-            forget_peak_memory(device)
-            measured.results[side], measured.warm_up[side] = timed(function, device)
-            measured.memory[side] = peak_memory(device)
-    return measured
-
-
-def repeat(
-    measured: Measured,
-    sides: dict[str, Callable[[], Any]],
-    repeats: int,
-    device: torch.device,
-) -> None:
-    """Call both sides in turn and note their seconds.
+def repeat(measured: Measured, calls: Mapping[str, Callable[[], float]], repeats: int) -> None:
+    """Call both sides in turn, each of which returns its seconds, and note them.
 
     Which one comes first changes from repetition to repetition, so that a machine that grows slower
-    favours neither. On a CPU the twin's turn takes away the memory that ours keeps, so ours is called
-    once unseen before it is timed: in a run only the first round has to ask for it.
+    favours neither.
     """
     for repetition in range(repeats):
         for side in SIDES if repetition % 2 == 0 else SIDES[::-1]:
-            with running_as(side):
-                if side == "ours" and device.type == "cpu":
-                    sides[side]()
-                seconds = timed(sides[side], device)[1]
-            measured.seconds[side].append(measured.times[side] * seconds)
-
-
-@contextmanager
-def running_as(side: str) -> Iterator[None]:
-    """While entered, memory and PyTorch are as a side would have them.
-
-    Ours is as `fedred run` makes it: freed memory is kept, algorithms are deterministic. The twin is as
-    any program, and what ours has kept is gone.
-    """
-    ours = side == "ours"
-    keep_freed_memory() if ours else give_back_freed_memory()
-    if not ours:
-        return_free_memory()
-    before = torch.get_deterministic_debug_mode()
-    torch.set_deterministic_debug_mode("warn" if ours else "default")
-    try:
-        yield
-    finally:
-        torch.set_deterministic_debug_mode(before)
+            measured.seconds[side].append(measured.times[side] * calls[side]())
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:

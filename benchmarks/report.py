@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import SIDES, Measured, statistics_of
-from benchmarks.units import Deviation, Prepared
+from benchmarks.units import Deviation, Facts
 from fedred.files import told, written_whole
 
 RESULTS = Path(__file__).parent / "results"
@@ -27,7 +27,7 @@ Result = Mapping[str, Any]
 
 
 def result_of(
-    prepared: Prepared,
+    facts: Facts,
     clients_of: int,
     measured: Measured,
     deviations: Sequence[Deviation],
@@ -36,7 +36,7 @@ def result_of(
     """Return what is kept of one unit, as JSON holds it.
 
     Args:
-        prepared: the unit as it was computed.
+        facts: the unit as it was computed.
         clients_of: how many clients the whole unit has.
         measured: seconds and memory of both sides; without repetitions when they differ.
         deviations: of their results.
@@ -44,11 +44,11 @@ def result_of(
     """
     timed = bool(measured.seconds["ours"])
     return {
-        "work": prepared.work,
-        "clients": prepared.clients,
+        "work": facts.work,
+        "clients": facts.clients,
         "clients_of": clients_of,
-        "clients_per_chunk": prepared.chunk,
-        "twin_clients": prepared.twin_clients,
+        "clients_per_chunk": facts.chunk,
+        "twin_clients": facts.twin_clients,
         "same": all(deviation.allowed for deviation in deviations),
         "deviations": {d.of: {"value": d.value, "tolerance": d.tolerance} for d in deviations},
         "ratio": statistics_of(measured.ratios) if timed else None,
@@ -62,7 +62,7 @@ def result_of(
             for side in SIDES
         },
         "peak_bytes": measured.memory,
-        "compiled": prepared.compiled,
+        "compiled": facts.compiled,
         "environment": environment,
     }
 

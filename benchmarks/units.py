@@ -57,8 +57,8 @@ class Deviation:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A unit with its data in place, ready to be timed.
+class Facts:
+    """What a prepared unit is.
 
     Args:
         clients: how many clients are computed.
@@ -66,8 +66,6 @@ class Prepared:
         chunk: how many clients ours computes at once.
         compiled: whether ours is.
         twin_clients: how many of the clients the twin computes, whose seconds count for all.
-        ours, twin: compute it and return the result.
-        compare: deviations of two results.
     """
 
     clients: int
@@ -75,6 +73,19 @@ class Prepared:
     chunk: int
     compiled: bool
     twin_clients: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A unit with its data in place, ready to be timed.
+
+    Args:
+        facts: what it is.
+        ours, twin: compute it and return the result.
+        compare: deviations of two results.
+    """
+
+    facts: Facts
     ours: Callable[[], Any]
     twin: Callable[[], Any]
     compare: Callable[[Any, Any], list[Deviation]]
@@ -231,7 +242,8 @@ class TrainUnit:
                 Deviation("update, worst client", float(differences.max()), UPDATE_TOLERANCE),
             ]
 
-        return Prepared(clients, self.work, chunk, model.compiled, few, ours, twin, compare)
+        facts = Facts(clients, self.work, chunk, model.compiled, few)
+        return Prepared(facts, ours, twin, compare)
 
     @property
     def work(self) -> str:
@@ -274,12 +286,9 @@ class ReconstructUnit:
         def compare(ours: Reconstructed, twin: Reconstructed) -> list[Deviation]:
             return [difference_of_errors(ours.errors[:few], twin.errors)]
 
+        work = f"{self.work}, {iterations} iterations"
         return Prepared(
-            clients,
-            f"{self.work}, {iterations} iterations",
-            chunk,
-            model.compiled,
-            few,
+            Facts(clients, work, chunk, model.compiled, few),
             lambda: reconstruct(*case, chunk),
             lambda: twins.reconstruct(plain, weights, *part, None, self.options),
             compare,
@@ -349,14 +358,13 @@ class RoundUnit:
             with twins.plain_round(plain_network(model), data):
                 return play_round(replace(federation, model=plain), state)
 
-        return Prepared(
-            clients,
+        work = (
             f"{self.network}, {dataset.name} {'x'.join(map(str, dataset.input_shape))}, "
             f"{int(federation.malicious.sum())} malicious, "
-            f"at most {self.reconstruction.first_iterations} iterations",
-            chunk,
-            model.compiled,
-            clients,
+            f"at most {self.reconstruction.first_iterations} iterations"
+        )
+        return Prepared(
+            Facts(clients, work, chunk, model.compiled, clients),
             lambda: play_round(ours, state),
             twin,
             lambda ours, twin: compare_rounds(state, ours, twin),

@@ -1,14 +1,17 @@
 """The benchmarks: each twin computes what FedRED computes, and what is reported of them is right."""
 
 import json
+import math
+import os
+import platform
 import subprocess
 import sys
-from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -20,16 +23,17 @@ from benchmarks.measure import (
     Measured,
     machine_name,
     repeat,
-    running_as,
     slug,
     statistics_of,
 )
 from benchmarks.report import table, write_result
+from benchmarks.sides import both_sides
 from benchmarks.units import (
     DEMO,
     LAPTOP,
     UNITS,
     Deviation,
+    Prepared,
     ReconstructUnit,
     TrainUnit,
 )
@@ -43,14 +47,6 @@ from fedred.plan import make_plan
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 TINY = ConvNet(width=4, depth=1)
-
-
-@pytest.fixture(autouse=True)
-def as_before():
-    """Leave PyTorch as it was: a measurement chooses deterministic algorithms for its process."""
-    yield
-    torch.set_deterministic_debug_mode("default")
-    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def agree(prepared):
@@ -107,49 +103,50 @@ def test_plain_reconstruction_stops_where_ours_stops():
 def test_a_twin_of_few_clients_is_compared_with_the_same_ones(unit, monkeypatch):
     monkeypatch.setattr(units, "twin_clients", lambda clients, device: 2)
     prepared = unit.prepare(CPU, 3, Execution())
-    assert prepared.twin_clients == 2
+    assert prepared.facts.twin_clients == 2
     assert agree(prepared)
 
 
-def test_the_seconds_of_few_clients_count_for_all(monkeypatch):
-    monkeypatch.setattr("benchmarks.measure.timed", lambda function, device: (None, function()))
-    measured = Measured(times={"ours": 1.0, "twin": 2.5})
-    repeat(measured, {"ours": lambda: 2.0, "twin": lambda: 4.0}, 2, CPU)
+def test_both_sides_are_called_in_turn_and_the_seconds_of_few_clients_count_for_all():
+    measured, called = Measured(times={"ours": 1.0, "twin": 2.5}), []
+    seconds = {"ours": 2.0, "twin": 4.0}
+    calls = {side: lambda side=side: called.append(side) or seconds[side] for side in seconds}
+    repeat(measured, calls, 2)
+    assert called == ["ours", "twin", "twin", "ours"]
     assert measured.seconds == {"ours": [2.0, 2.0], "twin": [10.0, 10.0]}
     assert measured.ratios == [5.0, 5.0]
 
 
-@pytest.mark.parametrize(("device", "unseen"), [("cpu", ["ours"]), ("cuda", [])])
-def test_on_a_cpu_ours_is_called_unseen_before_it_is_timed(device, unseen, monkeypatch):
-    calls = []
-    monkeypatch.setattr(
-        "benchmarks.measure.timed",
-        lambda function, device: (function(), calls.append("timed"))[::-1],
-    )
-    monkeypatch.setattr("benchmarks.measure.running_as", lambda side: nullcontext())
-    sides = {side: lambda side=side: calls.append(side) or 1.0 for side in ("ours", "twin")}
-    repeat(Measured(), sides, 2, torch.device(device))
-    ours, twin = [*unseen, "ours", "timed"], ["twin", "timed"]
-    assert calls == [*ours, *twin, *twin, *ours]
+class Telling(TrainUnit):
+    """A unit whose sides tell how their process is set, and how much memory it keeps once freed."""
+
+    def prepare(self, device, clients, execution):
+        def told():
+            before = psutil.Process().memory_info().rss
+            several = [torch.ones(2**24) for _ in range(8)]
+            del several
+            kept = psutil.Process().memory_info().rss - before
+            mode = torch.get_deterministic_debug_mode()
+            return {"mode": mode, "kept": kept / 2**20, "process": os.getpid()}
+
+        def compare(ours, twin):
+            other = ours["process"] != twin["process"] != os.getppid()
+            assert (ours["mode"], twin["mode"], other) == (1, 0, True)
+            return [Deviation("MiB kept", ours["kept"] - twin["kept"], math.inf)]
+
+        return Prepared(super().prepare(device, clients, execution).facts, told, told, compare)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_twin_starts_without_the_memory_that_ours_kept():
-    """In a process of its own: allocation is a setting of the whole process."""
-    code = """
-import psutil, torch
-from benchmarks.measure import running_as
-held = lambda: psutil.Process().memory_info().rss / 2**20
-with running_as("ours"):
-    several = [torch.ones(2**24) for _ in range(8)]
-    del several
-kept = held()
-with running_as("twin"):
-    print(kept - held())
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert float(done.stdout) > 400
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library has no mallopt")
+def test_ours_runs_as_a_run_and_the_twin_as_any_program(tmp_path):
+    unit = Telling(*(getattr(train_unit(), field.name) for field in fields(TrainUnit)))
+    results = [tmp_path / "ours", tmp_path / "twin"]
+    with both_sides(unit, CPU, 2, Execution()) as sides:
+        for side, result in zip(sides.values(), results, strict=True):
+            assert side.first_call(result)[0] > 0
+        (deviation,) = sides["ours"].compare(*results)
+    assert deviation.value > 400
+    assert torch.get_deterministic_debug_mode() == 0
 
 
 def test_a_gpu_gets_all_clients_and_its_twin_a_few():
@@ -404,20 +401,17 @@ def test_no_unit_is_started_after_the_minutes(tiny, tmp_path, capsys):
     assert list(json.loads((tmp_path / "box.json").read_text())["units"]) == ["train-small"]
 
 
-@pytest.mark.parametrize("side", ["ours", "twin"])
-def test_ours_runs_as_a_run_and_the_twin_as_any_program(side, monkeypatch):
-    chosen = []
-    for name in ("keep_freed_memory", "give_back_freed_memory"):
-        monkeypatch.setattr(f"benchmarks.measure.{name}", lambda name=name: chosen.append(name))
-    with running_as(side):
-        assert torch.get_deterministic_debug_mode() == (1 if side == "ours" else 0)
-    assert torch.get_deterministic_debug_mode() == 0
-    assert chosen == ["keep_freed_memory" if side == "ours" else "give_back_freed_memory"]
+class Wrong(TrainUnit):
+    """A unit whose twin computes something else."""
+
+    def prepare(self, device, clients, execution):
+        prepared = super().prepare(device, clients, execution)
+        return replace(prepared, twin=lambda: torch.zeros_like(prepared.ours()))
 
 
-def test_results_that_differ_are_a_failure_and_are_not_timed(tiny, monkeypatch, tmp_path, capsys):
-    wrong = lambda *case: torch.zeros_like(case[1]).repeat(3, 1)  # noqa: E731
-    monkeypatch.setattr(twins, "train_clients", wrong)
+def test_results_that_differ_are_a_failure_and_are_not_timed(monkeypatch, tmp_path, capsys):
+    unit = Wrong(*(getattr(train_unit(), field.name) for field in fields(TrainUnit)))
+    monkeypatch.setitem(UNITS, "train-small", unit)
     assert main(["train-small", "--results", str(tmp_path), "--machine", "box"]) == 1
     assert "results differ in train-small" in capsys.readouterr().err
     found = json.loads((tmp_path / "box.json").read_text())["units"]["train-small"]["cpu"]

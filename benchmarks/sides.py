@@ -1,0 +1,109 @@
+"""Both sides of a unit, each in a process of its own: neither has the memory or settings of the other."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import SIDES, forget_peak_memory, peak_memory, timed
+from benchmarks.units import Deviation, Facts, Prepared, Unit
+from fedred.allocation import keep_freed_memory
+from fedred.execution import Execution, compute_deterministically
+
+
+class Side:
+    """One side of a unit in a fresh process, which keeps the unit ready between the calls.
+
+    Ours is as `fedred run` makes it: freed memory is kept, algorithms are deterministic. The twin is as
+    any program. On a GPU both convolve in full float32, or they could not be compared.
+
+    Args:
+        side: "ours" or "twin".
+        unit, device, clients, execution: what is prepared (see `Unit.prepare`).
+    """
+
+    def __init__(
+        self, side: str, unit: Unit, device: torch.device, clients: int, execution: Execution
+    ) -> None:
+        self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self.facts = self._there(_prepare, side, unit, device, clients, execution)
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.shutdown()
+
+    def _there(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._process.submit(function, *arguments).result()
+
+    def first_call(self, result: Path) -> tuple[float, int]:
+        """Return seconds and bytes at the peak of a call, and write its result to a file."""
+        return self._there(_first_call, result)  # type: ignore[no-any-return]
+
+    def call(self) -> float:
+        """Return the seconds of a call."""
+        return self._there(_call)  # type: ignore[no-any-return]
+
+    def compare(self, ours: Path, twin: Path) -> list[Deviation]:
+        """Return the deviations of two results that first calls wrote."""
+        return self._there(_compare, ours, twin)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def both_sides(
+    unit: Unit, device: torch.device, clients: int, execution: Execution
+) -> Iterator[dict[str, Side]]:
+    """Give both sides of a unit, ready to be called in turn; at the end their processes end."""
+    with ExitStack() as stack:
+        yield {
+            side: stack.enter_context(Side(side, unit, device, clients, execution))
+            for side in SIDES
+        }
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What the process of a side holds."""
+
+    prepared: Prepared
+    compute: Callable[[], Any]
+    device: torch.device
+
+
+_ready: _Ready
+
+
+def _prepare(
+    side: str, unit: Unit, device: torch.device, clients: int, execution: Execution
+) -> Facts:
+    global _ready
+    if side == "ours":
+        keep_freed_memory()
+        compute_deterministically()
+    torch.backends.cudnn.allow_tf32 = False
+    prepared = unit.prepare(device, clients, execution)
+    _ready = _Ready(prepared, getattr(prepared, side), device)
+    return prepared.facts
+
+
+def _first_call(result: Path) -> tuple[float, int]:
+    forget_peak_memory(_ready.device)
+    returned, seconds = timed(_ready.compute, _ready.device)
+    peak = peak_memory(_ready.device)
+    torch.save(returned, result)
+    return seconds, peak
+
+
+def _call() -> float:
+    return timed(_ready.compute, _ready.device)[1]
+
+
+def _compare(ours: Path, twin: Path) -> list[Deviation]:
+    results = (torch.load(path, weights_only=False) for path in (ours, twin))
+    return _ready.prepared.compare(*results)
