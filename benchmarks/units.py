@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from fedred.reconstruction import (
     reconstruct,
     synthetic_update,
 )
-from fedred.simulation import Federation, Record, State, initial_state, play_round
+from fedred.simulation import Federation, State, initial_state, play_round
 
 CLASSES = 10
 SEED = 0
@@ -354,9 +354,9 @@ class RoundUnit:
         ours = replace(federation, model=model, clients_per_chunk=chunk)
         plain = replace(model, module=plain_network(model)(), compiled=False)
 
-        def twin() -> tuple[State, Record]:
+        def twin() -> Played:
             with twins.plain_round(plain_network(model), data):
-                return play_round(replace(federation, model=plain), state)
+                return played(replace(federation, model=plain), state)
 
         work = (
             f"{self.network}, {dataset.name} {'x'.join(map(str, dataset.input_shape))}, "
@@ -365,9 +365,9 @@ class RoundUnit:
         )
         return Prepared(
             Facts(clients, work, chunk, model.compiled, clients),
-            lambda: play_round(ours, state),
+            lambda: played(ours, state),
             twin,
-            lambda ours, twin: compare_rounds(state, ours, twin),
+            lambda ours, twin: compare_rounds(state.weights, ours, twin),
         )
 
     def federation(
@@ -391,20 +391,27 @@ class RoundUnit:
         ).to(device)
 
 
-def compare_rounds(
-    before: State, ours: tuple[State, Record], twin: tuple[State, Record]
-) -> list[Deviation]:
-    """Return how two rounds from the same state differ: global update, errors, who is trusted."""
-    update, errors, trusted = (
-        [side[0].weights - before.weights for side in (ours, twin)],
-        [side[1].clients["score"] for side in (ours, twin)],
-        [side[1].clients["trusted"] for side in (ours, twin)],
-    )
-    value = float(relative_differences(update[0][None], update[1][None]))
-    differently = float((trusted[0] != trusted[1]).sum())
+class Played(NamedTuple):
+    """What is compared of a round: weights [P] after it, and each client's error and verdict [n]."""
+
+    weights: Tensor
+    errors: Tensor
+    trusted: Tensor
+
+
+def played(federation: Federation, state: State) -> Played:
+    """Play a round from a state."""
+    after, record = play_round(federation, state)
+    return Played(after.weights, record.clients["score"], record.clients["trusted"])
+
+
+def compare_rounds(before: Tensor, ours: Played, twin: Played) -> list[Deviation]:
+    """Return how two rounds from the same weights differ: global update, errors, who is trusted."""
+    value = float(relative_differences(*((side.weights - before)[None] for side in (ours, twin))))
+    differently = float((ours.trusted != twin.trusted).sum())
     return [
         Deviation("global update", value, UPDATE_TOLERANCE),
-        difference_of_errors(*errors),
+        difference_of_errors(ours.errors, twin.errors),
         Deviation("clients judged differently", differently, 0.0),
     ]
 
