@@ -6,6 +6,10 @@ Local training at several learning rates, then the reconstruction of every updat
 the bounded step size with one fixed setting, and of some honest ones by the released numbers. Curves go
 to benchmarks/results/calibration-<data set>.parquet after each setting; settings that are there are
 not computed again.
+
+python -m benchmarks.calibration --replay STUDY ...
+
+What giving up would have saved and changed in recorded rounds of published studies.
 """
 
 import argparse
@@ -43,6 +47,7 @@ from fedred.reconstruction import (
 )
 from fedred.report import style
 from fedred.report.figures import write_figure
+from fedred.report.judged import load_judged
 from fedred.run import assemble, executed
 from fedred.simulation import (
     Federation,
@@ -232,6 +237,30 @@ def savings(table: pd.DataFrame, give_up: float) -> str:
     )
 
 
+def replayed(studies: Sequence[Path]) -> pd.DataFrame:
+    """Return the curves of published recorded rounds, each until it passes or is not finite.
+
+    Raises:
+        UserError: when a study has no recorded round, or one that was judged at another threshold.
+    """
+    files = [
+        path for study in studies for path in sorted(study.glob("reconstructions/**/*.parquet"))
+    ]
+    rounds = load_judged(files) if files else []
+    if {one.threshold for one in rounds} != {THRESHOLD}:
+        raise UserError(
+            f"{', '.join(map(str, studies))}: no recorded rounds judged at {THRESHOLD:g}: name "
+            "folders that `fedred publish` wrote"
+        )
+    curves = [curve for one in rounds for curve in one.curves()[0]]
+    return pd.DataFrame({"errors": [curve[: _until(curve)] for curve in curves]})
+
+
+def _until(curve: np.ndarray) -> int:
+    ends = np.flatnonzero((curve < THRESHOLD) | ~np.isfinite(curve))
+    return int(ends[0]) + 1 if len(ends) else len(curve)
+
+
 @matplotlib.rc_context(style.RC)
 def draw(table: pd.DataFrame) -> Figure:
     """Draw, for each data set, iterations against the clients' learning rate, and errors of each kind."""
@@ -294,9 +323,14 @@ def report(names: Sequence[str]) -> None:
     for method, budget in (("bounded", BUDGET), ("released", 10**6)):
         print(f"\n{method}")
         print(judged(table[table["method"] == method], budget).to_string(index=False))
-    for give_up in (1.0, 2.0, 3.0):
-        print(savings(table[table["method"] == "bounded"], give_up))
+    tell_savings(table[table["method"] == "bounded"])
     write_figure(draw(table), FIGURE, formats=("png",))
+
+
+def tell_savings(table: pd.DataFrame) -> None:
+    """Print what giving up saves and changes, at several factors."""
+    for give_up in (1.0, 2.0, 3.0):
+        print(savings(table, give_up))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -309,8 +343,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--data", type=Path, help="folder of the data sets; none: report what is there"
     )
     made.add_argument("--folder", help="folder of CIFAR-10 as image files in it")
+    made.add_argument(
+        "--replay",
+        nargs="+",
+        type=Path,
+        metavar="STUDY",
+        help="published studies; nothing else is done",
+    )
     options = made.parse_args(arguments)
     try:
+        if options.replay:
+            tell_savings(replayed(options.replay))
+            return 0
         for name in options.datasets:
             if name not in RELEASED:
                 raise UserError(unknown_name("data set", name, RELEASED))

@@ -355,6 +355,19 @@ def test_what_giving_up_saves_and_changes_by_hand():
     assert "1 of 3 decisions changed" in calibration.savings(hasty, 1.0)
 
 
+def test_giving_up_is_replayed_on_published_rounds_until_a_client_passes(capsys):
+    studies = [ROOT / "results/published" / name for name in ("fashion_mnist", "cifar10")]
+    curves = calibration.replayed(studies)["errors"]
+    assert len(curves) == 36 * 2 * 20  # runs, recorded rounds, clients
+    for curve in curves:
+        assert not (curve[:-1] < calibration.THRESHOLD).any()
+        assert len(curve) == 60 or curve[-1] < calibration.THRESHOLD or not np.isfinite(curve[-1])
+    assert calibration.main(["--replay", str(studies[0])]) == 0
+    assert "of 720 decisions changed" in capsys.readouterr().out
+    assert calibration.main(["--replay", str(ROOT / "results/published/limits")]) == 2
+    assert "limits: no recorded rounds judged at 0.6" in capsys.readouterr().err
+
+
 def test_machine_names_are_safe_file_names():
     assert slug("Intel(R) Xeon(R) CPU @ 2.20GHz, 2 cores") == "intel-r-xeon-r-cpu-2-20ghz-2-cores"
     assert slug("../../x") == "x"
