@@ -15,6 +15,7 @@ from benchmarks import report
 from benchmarks.measure import SIDES, Measured, environment, machine_name, repeat, slug
 from benchmarks.sides import Side, both_sides
 from benchmarks.units import UNITS, Deviation, Unit
+from fedred.chunks import ran_out_of_memory
 from fedred.errors import UserError, unknown_name
 from fedred.execution import Execution, compiler_failure
 
@@ -85,10 +86,10 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--minutes is {options.minutes}, but it must be at least 0")
     if options.machine is not None and not slug(options.machine):
         raise UserError(f"--machine is '{options.machine}', but it must hold a letter or a digit")
-    if options.compile and (failure := compiler_failure(options.device)):
-        raise UserError(f"--compile is set, but torch.compile does not work here ({failure})")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device is cuda, but this PyTorch finds no GPU: leave --device out")
+    if options.compile and (failure := compiler_failure(options.device)):
+        raise UserError(f"--compile is set, but torch.compile does not work here ({failure})")
 
 
 def listing() -> str:
@@ -116,6 +117,7 @@ def measure_all(options: argparse.Namespace) -> int:
             break
         results[name] = measure(name, UNITS[name], device, options)
         path = report.write_result(options.results, machine, name, results[name])
+        say(f"  {report.told_ratio(results[name])}")
     print(report.table([report.row(name, result) for name, result in results.items()]))
     print(f"written to {path}")
     differing = [name for name, result in results.items() if not result["same"]]
@@ -150,7 +152,9 @@ def measure(
                 first = ", ".join(f"{measured.warm_up[side]:.1f} s {side}" for side in SIDES)
                 say(f"  first calls: {first}; now {options.repeats} repetitions")
                 repeat(measured, {side: sides[side].call for side in SIDES}, options.repeats)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
+            raise
         raise UserError(
             f"{name} needs more memory than the GPU has: try a smaller --chunk or --clients"
         ) from error

@@ -122,9 +122,16 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": versions(),
+        "versions": versions() | gpu_versions(device),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def gpu_versions(device: torch.device) -> dict[str, str]:
+    """Return the versions of what PyTorch computes with on a GPU; none on a CPU."""
+    if device.type != "cuda":
+        return {}
+    return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
 
 
 def device_name(device: torch.device) -> str:

@@ -125,6 +125,12 @@ def table(rows: Sequence[Sequence[str]], columns: Sequence[str] = COLUMNS) -> st
     )
 
 
+def told_ratio(result: Result) -> str:
+    """Return how much faster ours was, in words."""
+    ratio = result["ratio"]
+    return f"twin/ours {ratio['median']:.2f}" if ratio else "not timed: results differ"
+
+
 def told_deviations(deviations: Sequence[Deviation]) -> str:
     """Return the deviations in words, with what is allowed."""
     return ", ".join(f"{d.of} {d.value:.1e} (allowed {d.tolerance:.0e})" for d in deviations)

@@ -20,7 +20,8 @@ class Side:
     """One side of a unit in a fresh process, which keeps the unit ready between the calls.
 
     Ours is as `fedred run` makes it: freed memory is kept, algorithms are deterministic. The twin is as
-    any program. On a GPU both convolve in full float32, or they could not be compared.
+    any program. On a GPU both convolve in full float32, or they could not be compared. Preparing begins
+    at once, and whoever asks first waits for it.
 
     Args:
         side: "ours" or "twin".
@@ -31,13 +32,18 @@ class Side:
         self, side: str, unit: Unit, device: torch.device, clients: int, execution: Execution
     ) -> None:
         self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        self.facts = self._there(_prepare, side, unit, device, clients, execution)
+        self._facts = self._process.submit(_prepare, side, unit, device, clients, execution)
 
     def __enter__(self) -> "Side":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.shutdown()
+
+    @property
+    def facts(self) -> Facts:
+        """What was prepared."""
+        return self._facts.result()
 
     def _there(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._process.submit(function, *arguments).result()
@@ -86,6 +92,8 @@ def _prepare(
     if side == "ours":
         keep_freed_memory()
         compute_deterministically()
+    else:
+        execution = Execution(compile="off")
     torch.backends.cudnn.allow_tf32 = False
     prepared = unit.prepare(device, clients, execution)
     _ready = _Ready(prepared, getattr(prepared, side), device)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 SMALL_NETWORK = 1_000_000  # floating-point operations of one image; docs/decisions/client-chunks.md
 CHUNK = 128
 SHARE_OF_MEMORY = 0.7  # of a GPU's, for what the clients of a chunk hold at once
-VALUES_HELD = 6  # for each activation of an image: docs/scaling.md
+VALUES_HELD = 3  # for each activation of an image: docs/scaling.md
 IMAGES_HELD = 50  # K steps of all synthetic images, more than a batch of local training; by default
 
 REPAYS_COMPILING = 10**12  # operations of a run's local training; docs/decisions/compilation.md

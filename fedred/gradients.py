@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import grad_and_value, vjp, vmap
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 Pulled = tuple[Tensor, Callable[[], Any]]
 AS_LAID_OUT: dict[str, str | int | bool | Callable[..., Any]] = {"layout_optimization": False}
 """Vmapped convolutions are not compiled channels-last, in which every norm would be read crosswise."""
-PADDING_FACTOR = 4  # between two compiled sizes: each takes a minute to compile the first time
+PADDING_FACTOR = 4  # between two compiled sizes: each takes up to a minute the first time
 
 
 def value_and_pull(
@@ -20,9 +20,8 @@ def value_and_pull(
     """Return a function's value, and what pulls its gradient by the first argument, for each client.
 
     Clients lie along the leading axis and are mapped by `vmap`. A single one is computed by plain
-    autograd: a batch of one would pay for vmap (grouped convolutions) without gaining from it,
-    `torch.func.grad` keeps every graph ready for another derivative, which costs the fused backward
-    kernels of normalisations, and a gradient that nobody pulls is not computed.
+    autograd: a batch of one would pay for vmap (grouped convolutions) without gaining from it, and a
+    gradient that nobody pulls is not computed.
 
     Args:
         function: of a tensor, or a tuple of tensors, and other tensors; returns a scalar.
@@ -48,10 +47,26 @@ def padded_size(size: int, largest: int) -> int:
 
 def _many(function: Callable[..., Tensor]) -> Callable[..., Pulled]:
     def mapped(*arguments: Any) -> Pulled:
-        slopes, values = vmap(grad_and_value(function))(*arguments)
+        slopes, values = vmap(_slope_and_value(function))(*arguments)
         return values, lambda: slopes
 
     return mapped
+
+
+def _slope_and_value(function: Callable[..., Tensor]) -> Callable[..., tuple[Any, Tensor]]:
+    """Return `grad_and_value` without a graph of the gradient.
+
+    That graph would be kept ready for another derivative, which nobody takes, and costs the fused
+    backward kernels of normalisations.
+    """
+
+    def once(first: Any, *others: Any) -> tuple[Any, Tensor]:
+        pulled: Any = vjp(lambda part: function(part, *others), first)
+        value, pull = pulled
+        (slope,) = pull(torch.ones_like(value), retain_graph=False, create_graph=False)
+        return slope, value
+
+    return once
 
 
 def _many_compiled(function: Callable[..., Tensor], width: int) -> Callable[..., Pulled]:
@@ -99,4 +114,5 @@ def _single_compiled(function: Callable[..., Tensor]) -> Callable[..., Pulled]:
 
 def _channels_last(part: Tensor) -> Tensor:
     """Lay out images as compiled convolutions on a CPU read them fastest."""
-    return part.contiguous(memory_format=torch.channels_last) if part.dim() == 4 else part
+    images = part.dim() == 4 and part.device.type == "cpu"
+    return part.contiguous(memory_format=torch.channels_last) if images else part

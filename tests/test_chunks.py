@@ -37,3 +37,25 @@ def test_running_out_of_memory_is_said_and_one_client_too_many_is_an_error(caplo
         in_chunks(10, 8, compute)
     assert "out of memory: now 3 clients at once" in caplog.text
     assert "out of memory: now 1 clients at once" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("message", "halves"),
+    [("GET was unable to find an engine to execute this computation", True), ("a bug", False)],
+)
+def test_a_convolution_without_an_engine_is_out_of_memory_and_other_errors_are_errors(
+    message, halves
+):
+    done = []
+
+    def compute(chunk, _):
+        if len(chunk) > 2:
+            raise RuntimeError(message)
+        done.extend(chunk)
+
+    if halves:
+        in_chunks(6, 6, compute)
+        assert done == list(range(6))
+    else:
+        with pytest.raises(RuntimeError, match=message):
+            in_chunks(6, 6, compute)

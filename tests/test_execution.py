@@ -43,7 +43,7 @@ def test_only_large_networks_on_a_cpu_run_one_by_one():
 
 def test_a_gpu_computes_as_many_clients_at_once_as_it_holds(monkeypatch):
     large = flat_model(ConvNet(), (3, 32, 32), 10)
-    for gibibytes, expected in ((160, 100), (80, 50), (2, 2), (0.1, 1)):
+    for gibibytes, expected in ((80, 100), (40, 50), (2, 4), (0.1, 1)):
         properties = SimpleNamespace(total_memory=int(gibibytes * 2**30))
         monkeypatch.setattr("torch.cuda.get_device_properties", lambda _, found=properties: found)
         assert choose_clients_per_chunk(large, GPU, 100) == expected
@@ -51,7 +51,7 @@ def test_a_gpu_computes_as_many_clients_at_once_as_it_holds(monkeypatch):
 
 def test_jobs_that_share_a_gpu_share_its_memory(monkeypatch):
     large = flat_model(ConvNet(), (3, 32, 32), 10)
-    properties = SimpleNamespace(total_memory=80 * 2**30)
+    properties = SimpleNamespace(total_memory=40 * 2**30)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: properties)
     alone, shared = (choose_clients_per_chunk(large, GPU, 1000, jobs) for jobs in (1, 4))
     assert 3 * shared < alone <= 4 * shared + 4

@@ -12,6 +12,7 @@ from fedred.defenses.geometry import by_rows, clip_factors, cosine_similarities,
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
 from fedred.defenses.median import middle_of
 from fedred.errors import UserError
+from fedred.execution import IMAGES_HELD
 from fedred.options import check_options, option
 from fedred.papers import Paper
 from fedred.parameters import FlatModel
@@ -132,7 +133,8 @@ def division_differences(updates: Tensor, view: ServerView, images: int) -> Tens
     def difference(update: Tensor) -> Tensor:
         return (model(weights + update, inputs).double().softmax(-1) / before).mean(0)
 
-    found: Tensor = vmap(difference, chunk_size=view.clients_per_chunk)(updates)
+    at_once = max(1, view.clients_per_chunk * IMAGES_HELD // images)  # a chunk holds fewer images
+    found: Tensor = vmap(difference, chunk_size=at_once)(updates)
     return found.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
