@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
@@ -14,7 +15,7 @@ import torch
 from benchmarks import report
 from benchmarks.measure import SIDES, Measured, environment, machine_name, repeat, slug
 from benchmarks.sides import Side, both_sides
-from benchmarks.units import UNITS, Deviation, Unit
+from benchmarks.units import UNITS, Deviation, Facts, Unit
 from fedred.chunks import ran_out_of_memory
 from fedred.errors import UserError, unknown_name
 from fedred.execution import Execution, compiler_failure
@@ -136,29 +137,48 @@ def minutes_of(options: argparse.Namespace) -> float:
 def measure(
     name: str, unit: Unit, device: torch.device, options: argparse.Namespace
 ) -> report.Result:
-    """Prepare, warm up, compare and time one unit; one whose results differ is not timed."""
+    """Prepare, warm up, compare and time one unit; one whose results differ is not timed.
+
+    Raises:
+        UserError: when memory does not suffice.
+    """
     clients, clients_of = unit.clients(device)
     execution = Execution(options.chunk, "on" if options.compile else "off")
     case = (unit, device, min(clients_of, options.clients or clients), execution)
+    say(f"{name}: {unit.summary}")
     try:
         with both_sides(*case) as sides:
             facts = sides["ours"].facts
-            part = f"{facts.clients} of {clients_of} clients"
-            compiled = ", compiled" if facts.compiled else ""
-            say(f"{name}: {part}, {facts.chunk} at once{compiled}, {facts.work}")
-            measured, deviations = warm_up(sides)
-            say(f"  deviation: {report.told_deviations(deviations)}")
-            if all(deviation.allowed for deviation in deviations):
-                first = ", ".join(f"{measured.warm_up[side]:.1f} s {side}" for side in SIDES)
-                say(f"  first calls: {first}; now {options.repeats} repetitions")
-                repeat(measured, {side: sides[side].call for side in SIDES}, options.repeats)
+            say(f"  {told_facts(facts, clients_of)}")
+            measured, deviations = in_turn(sides, options.repeats)
+    except BrokenProcessPool as error:
+        raise UserError(f"{name}: a side's process was ended, as for want of memory") from error
     except RuntimeError as error:
         if not ran_out_of_memory(error):
             raise
+        reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"{name} needs more memory than the GPU has: try a smaller --chunk or --clients"
+            f"{name} needs more memory than the GPU has: try a smaller --chunk or --clients ({reason})"
         ) from error
     return report.result_of(facts, clients_of, measured, deviations, environment(device))
+
+
+def told_facts(facts: Facts, clients_of: int) -> str:
+    """Return what is computed, in words."""
+    compiled = ", compiled" if facts.compiled else ""
+    part = f"{facts.clients} of {clients_of} clients"
+    return f"{part}, {facts.chunk} at once{compiled}, {facts.work}"
+
+
+def in_turn(sides: Mapping[str, Side], repeats: int) -> tuple[Measured, list[Deviation]]:
+    """Measure two sides that are prepared; return also how their results differ."""
+    measured, deviations = warm_up(sides)
+    say(f"  deviation: {report.told_deviations(deviations)}")
+    if all(deviation.allowed for deviation in deviations):
+        first = ", ".join(f"{measured.warm_up[side]:.1f} s {side}" for side in SIDES)
+        say(f"  first calls: {first}; now {repeats} repetitions")
+        repeat(measured, {side: sides[side].call for side in SIDES}, repeats)
+    return measured, deviations
 
 
 def warm_up(sides: Mapping[str, Side]) -> tuple[Measured, list[Deviation]]:

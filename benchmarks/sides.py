@@ -1,11 +1,13 @@
-"""Both sides of a unit, each in a process of its own: neither has the memory or settings of the other."""
+"""Both sides of a unit, each in a process of its own with its own memory and settings."""
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ class Side:
 
     Ours is as `fedred run` makes it: freed memory is kept, algorithms are deterministic. The twin is as
     any program. On a GPU both convolve in full float32, or they could not be compared. Preparing begins
-    at once, and whoever asks first waits for it.
+    at once.
 
     Args:
         side: "ours" or "twin".
@@ -31,14 +33,18 @@ class Side:
     def __init__(
         self, side: str, unit: Unit, device: torch.device, clients: int, execution: Execution
     ) -> None:
-        self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self._process = ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent)
         self._facts = self._process.submit(_prepare, side, unit, device, clients, execution)
 
     def __enter__(self) -> "Side":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.shutdown()
+        self._process.shutdown(cancel_futures=True)
+
+    def wait(self) -> None:
+        """Wait until the unit is prepared, and raise what went wrong."""
+        self._facts.result()
 
     @property
     def facts(self) -> Facts:
@@ -65,12 +71,15 @@ class Side:
 def both_sides(
     unit: Unit, device: torch.device, clients: int, execution: Execution
 ) -> Iterator[dict[str, Side]]:
-    """Give both sides of a unit, ready to be called in turn; at the end their processes end."""
+    """Give both sides of a unit, prepared, to be called in turn; at the end their processes end."""
     with ExitStack() as stack:
-        yield {
+        sides = {
             side: stack.enter_context(Side(side, unit, device, clients, execution))
             for side in SIDES
         }
+        for side in sides.values():
+            side.wait()
+        yield sides
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,18 @@ class _Ready:
 
 
 _ready: _Ready
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that asked for it has ended, however that was."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _prepare(

@@ -142,9 +142,7 @@ def choose_to_compile(wanted: Compile, device: torch.device, operations: float) 
     if torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(True, warn_only=True)  # tells the compiler as well
     torch._dynamo.config.recompile_limit = MOST_COMPILED  # beyond it, the rest is not compiled
-    log.info(
-        "compiled: the first round takes a minute or two longer, unless cached on this machine"
-    )
+    log.info("compiled: the first round takes a minute longer, unless cached on this machine")
     return True
 
 

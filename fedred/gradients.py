@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 Pulled = tuple[Tensor, Callable[[], Any]]
 AS_LAID_OUT: dict[str, str | int | bool | Callable[..., Any]] = {"layout_optimization": False}
-"""Vmapped convolutions are not compiled channels-last, in which every norm would be read crosswise."""
+"""Vmapped convolutions are not compiled channels-last, in which a CPU would read every norm crosswise."""
 PADDING_FACTOR = 4  # between two compiled sizes: each takes up to a minute the first time
 
 

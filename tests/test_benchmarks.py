@@ -4,8 +4,10 @@ import json
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -117,6 +119,11 @@ def test_both_sides_are_called_in_turn_and_the_seconds_of_few_clients_count_for_
     assert measured.ratios == [5.0, 5.0]
 
 
+def of_kind(kind):
+    """Return a unit of the size of `train_unit`, of a class that computes something else."""
+    return kind(*(getattr(train_unit(), field.name) for field in fields(TrainUnit)))
+
+
 class Telling(TrainUnit):
     """A unit whose sides tell how their process is set, and how much memory it keeps once freed."""
 
@@ -130,8 +137,8 @@ class Telling(TrainUnit):
             return {"mode": mode, "kept": kept / 2**20, "process": os.getpid()}
 
         def compare(ours, twin):
-            other = ours["process"] != twin["process"] != os.getppid()
-            assert (ours["mode"], twin["mode"], other) == (1, 0, True)
+            assert len({ours["process"], twin["process"], os.getppid()}) == 3
+            assert (ours["mode"], twin["mode"]) == (1, 0)
             return [Deviation("MiB kept", ours["kept"] - twin["kept"], math.inf)]
 
         return Prepared(super().prepare(device, clients, execution).facts, told, told, compare)
@@ -139,7 +146,7 @@ class Telling(TrainUnit):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library has no mallopt")
 def test_ours_runs_as_a_run_and_the_twin_as_any_program(tmp_path):
-    unit = Telling(*(getattr(train_unit(), field.name) for field in fields(TrainUnit)))
+    unit = of_kind(Telling)
     results = [tmp_path / "ours", tmp_path / "twin"]
     with both_sides(unit, CPU, 2, Execution()) as sides:
         for side, result in zip(sides.values(), results, strict=True):
@@ -147,6 +154,64 @@ def test_ours_runs_as_a_run_and_the_twin_as_any_program(tmp_path):
         (deviation,) = sides["ours"].compare(*results)
     assert deviation.value > 400
     assert torch.get_deterministic_debug_mode() == 0
+
+
+class Failing(TrainUnit):
+    """A unit that cannot be prepared."""
+
+    def prepare(self, device, clients, execution):
+        raise torch.OutOfMemoryError("too much\nfor it")
+
+
+class Ending(TrainUnit):
+    """A unit whose process is killed."""
+
+    def prepare(self, device, clients, execution):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [(Failing, "(too much)"), (Ending, "a side's process was ended")],
+)
+def test_a_side_that_fails_is_one_sentence(kind, sentence, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(UNITS, "train-small", of_kind(kind))
+    assert main(["train-small", "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: train-small")
+    assert sentence in error
+
+
+KILLED = """
+from benchmarks.sides import both_sides
+from benchmarks.units import UNITS
+from fedred.execution import Execution
+import psutil, time, torch
+
+if __name__ == "__main__":
+    with both_sides(UNITS["train-small"], torch.device("cpu"), 2, Execution()):
+        print(*(child.pid for child in psutil.Process().children()), flush=True)
+        time.sleep(600)
+"""
+
+
+def test_sides_end_when_the_benchmark_is_killed(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    sides = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(sides) >= 2
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    for _ in range(100):
+        if not any(psutil.pid_exists(side) for side in sides):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{sides} are still there")
 
 
 def test_a_gpu_gets_all_clients_and_its_twin_a_few():
@@ -423,8 +488,7 @@ class Wrong(TrainUnit):
 
 
 def test_results_that_differ_are_a_failure_and_are_not_timed(monkeypatch, tmp_path, capsys):
-    unit = Wrong(*(getattr(train_unit(), field.name) for field in fields(TrainUnit)))
-    monkeypatch.setitem(UNITS, "train-small", unit)
+    monkeypatch.setitem(UNITS, "train-small", of_kind(Wrong))
     assert main(["train-small", "--results", str(tmp_path), "--machine", "box"]) == 1
     assert "results differ in train-small" in capsys.readouterr().err
     found = json.loads((tmp_path / "box.json").read_text())["units"]["train-small"]["cpu"]

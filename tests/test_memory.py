@@ -11,11 +11,14 @@ from small import DEFENSE, federation
 
 from benchmarks.aggregation_memory import can_forget
 from benchmarks.measure import forget_peak_memory, peak_memory
+from benchmarks.units import ReconstructUnit
 from fedred.allocation import keep_freed_memory
 from fedred.attacks.sign_flip import SignFlip
 from fedred.defenses.median import Median
+from fedred.execution import IMAGES_HELD, VALUES_HELD, Execution, activations
 from fedred.local_training import LocalTraining
-from fedred.models import MLP, flat_model
+from fedred.models import MLP, ConvNet, flat_model
+from fedred.reconstruction import Reconstruction
 from fedred.simulation import Federation, initial_state, play_round, simulate
 
 pytestmark = pytest.mark.skipif(
@@ -71,6 +74,25 @@ def in_a_fresh_process(function, *arguments):
     """Return what a function returns where nothing was held before, and no allocation chosen."""
     with get_context("spawn").Pool(1) as fresh:
         return fresh.apply(function, arguments)
+
+
+def held_by_a_client(clients):
+    """Return how many numbers an activation of a client's images takes in a reconstruction."""
+    torch.set_num_threads(1)
+    network, shape = ConvNet(width=32), (3, 32, 32)
+    unit = ReconstructUnit("", network, shape, Reconstruction(), clients, clients, 2)
+    prepared = unit.prepare(CPU, clients, Execution(clients, "off"))
+    forget_peak_memory(CPU)
+    before = peak_memory(CPU)
+    prepared.ours()
+    numbers = 4 * clients * IMAGES_HELD * activations(flat_model(network, shape, 10))
+    return (peak_memory(CPU) - before) / numbers
+
+
+@pytest.mark.parametrize("clients", [1, 4])
+def test_a_client_holds_no_more_than_the_choice_of_the_chunk_counts_on(clients):
+    held = in_a_fresh_process(held_by_a_client, clients)
+    assert 1 < held < VALUES_HELD
 
 
 @BOTH

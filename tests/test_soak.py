@@ -1,6 +1,8 @@
 """The soak, with a handful of runs."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -27,6 +29,17 @@ def test_growth_is_a_slope_that_is_sure_and_large():
 def test_memory_is_judged_once_snakemake_has_loaded():
     loading, level = [0, 10, 300, 600, 640, 657], [658] * 8
     assert soak.settled([*loading, *level, 0]) == level[1:]
+
+
+def test_the_cores_of_a_process_are_its_own_and_not_those_of_its_children(monkeypatch):
+    monkeypatch.setattr(soak, "INTERVAL", 0.2)
+    busy = "import time; end = time.time() + 1.5\nwhile time.time() < end: pass"
+    waiting = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}])"
+    used = {}
+    for code in (busy, waiting):
+        with subprocess.Popen([sys.executable, "-c", code]) as process:
+            used[code] = np.median(soak.watch(process).cores)
+    assert used[waiting] < 0.1 < used[busy] < 1.5
 
 
 @pytest.mark.parametrize(

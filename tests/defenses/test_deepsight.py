@@ -7,6 +7,7 @@ import pytest
 import torch
 from defense_support import MODEL, TRAINING, digits, genuine, view_of
 from torch import nn
+from torch.func import vmap
 
 from fedred.defenses.deepsight import (
     DeepSight,
@@ -99,6 +100,20 @@ def test_suspects_move_at_most_half_as_many_outputs_as_the_median(moved, suspect
     verdict = DeepSight(images=50)(updates, view_of(8))
     assert verdict.scores.tolist() == [0.0] * 5 + [float(suspect)] * 3
     assert verdict.trusted[5:].all() == (not suspect)
+
+
+@pytest.mark.parametrize(("chunk", "images", "expected"), [(1, 10, 1), (100, 1000, 5), (8, 50, 8)])
+def test_no_more_images_are_held_than_a_chunk_holds(chunk, images, expected, monkeypatch):
+    taken = []
+
+    def spying(function, chunk_size):
+        taken.append(chunk_size)
+        return vmap(function, chunk_size=chunk_size)
+
+    monkeypatch.setattr("fedred.defenses.deepsight.vmap", spying)
+    updates = torch.randn(2, MODEL.size)
+    division_differences(updates, replace(view_of(2), clients_per_chunk=chunk), images)
+    assert taken == [expected]
 
 
 def test_division_differences_that_are_not_finite_are_zero():
