@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import signal
 import sys
 import time
@@ -471,6 +472,14 @@ def _noting_interrupt() -> list[int]:
     return interrupted
 
 
+def _let_go_of_log() -> None:
+    """Drop what stderr does not take: Python would try again at its end, and exit with 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 def main() -> NoReturn:
     """Run the command line; a mistake of the user is one sentence and the code of its kind."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -488,4 +497,6 @@ def main() -> NoReturn:
         if interrupted:  # libraries turn KeyboardInterrupt into errors of their own while they load
             sys.exit(128 + signal.SIGINT)
         raise
+    finally:
+        _let_go_of_log()
     sys.exit(0)

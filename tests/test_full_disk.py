@@ -1,7 +1,9 @@
 """A disk that is full: the last good state stays, the end is clear, and there is a way on."""
 
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -82,6 +84,18 @@ def test_a_log_on_the_full_disk_does_not_hide_how_it_ended(tmp_path, config, dis
     assert run(config, out, tmp_path / "log", "--max-seconds", 0) == 75
     fill(disk, left=0)
     assert run(config, out, disk / "log") == 74
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["run", "missing.yaml", "--out", "missing"], 2), (["list"], 0)]
+)
+def test_a_log_that_takes_nothing_does_not_change_the_exit_code(arguments, code, unbuffered):
+    variables = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as log:
+        done = subprocess.run([*FEDRED, *arguments], stderr=log, env=variables)
+    assert done.returncode == code
 
 
 @pytest.mark.parametrize("left", [0, 4096, 65536])
