@@ -474,6 +474,8 @@ def _noting_interrupt() -> list[int]:
 
 def _let_go_of_log() -> None:
     """Drop what stderr does not take: Python would try again at its end, and exit with 120."""
+    if sys.stderr is None:  # closed by whoever called
+        return
     try:
         sys.stderr.flush()
     except OSError:

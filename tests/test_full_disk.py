@@ -98,6 +98,11 @@ def test_a_log_that_takes_nothing_does_not_change_the_exit_code(arguments, code,
     assert done.returncode == code
 
 
+def test_a_log_that_is_closed_does_not_change_the_exit_code():
+    command = " ".join(map(str, FEDRED))
+    assert subprocess.run(["sh", "-c", f"{command} list 2>&-"]).returncode == 0
+
+
 @pytest.mark.parametrize("left", [0, 4096, 65536])
 def test_results_on_a_full_disk_are_whole_or_absent(tmp_path, config, disk, undisturbed, left):
     out, log = disk / "run", tmp_path / "log"
