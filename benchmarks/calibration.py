@@ -234,7 +234,7 @@ def savings(table: pd.DataFrame, give_up: float) -> str:
     saved = 1 - done.sum() / made.sum()
     return (
         f"give_up {give_up:g}: {changed.sum()} of {len(curves)} decisions changed, "
-        f"{passes.sum()} are to pass, {saved:.0%} of the iterations saved"
+        f"{passes.sum()} pass without giving up, {saved:.0%} of the iterations saved"
     )
 
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.measure import environment, forget_peak_memory, machine_name, peak_memory, timed
 from benchmarks.report import MEBIBYTE, RESULTS, table
-from benchmarks.units import CLASSES, random_dataset
+from benchmarks.units import CLASSES, LAPTOP, random_dataset
 from fedred.allocation import keep_freed_memory
 from fedred.attacks.fang_trim import FangTrim
 from fedred.defenses.fedavg import FedAvg
@@ -34,7 +34,6 @@ from fedred.execution import choose_clients_per_chunk
 from fedred.files import written_whole
 from fedred.local_training import LocalTraining
 from fedred.models import ConvNet, flat_model
-from fedred.reconstruction import Reconstruction
 from fedred.report import style
 from fedred.report.figures import write_figure
 from fedred.simulation import Federation, initial_state, play_round
@@ -45,13 +44,7 @@ ITERATIONS = 10
 DEFENSES: dict[str, Defense] = {
     "fedavg": FedAvg(),
     "fedredefense": FedREDefense(
-        reconstruction=Reconstruction(
-            step_size="bounded",
-            optimizer="adam",
-            budget=0.45,
-            label_lr=0.3,
-            first_iterations=ITERATIONS,
-        )
+        reconstruction=replace(LAPTOP, first_iterations=ITERATIONS, give_up=0.0)
     ),
 }
 SMALL, SMALL_SHAPE = ConvNet(width=16, depth=2), (1, 8, 8)

@@ -6,11 +6,13 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from benchmarks.measure import SIDES, forget_peak_memory, peak_memory, timed
 from benchmarks.units import Deviation, Facts, Prepared, Unit
@@ -54,16 +56,16 @@ class Side:
     def _there(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._process.submit(function, *arguments).result()
 
-    def first_call(self, result: Path) -> tuple[float, int]:
-        """Return seconds and bytes at the peak of a call, and write its result to a file."""
-        return self._there(_first_call, result)  # type: ignore[no-any-return]
+    def first_call(self) -> tuple[float, int, Any]:
+        """Return seconds of a call, bytes at its peak, and its result with arrays for tensors."""
+        return self._there(_first_call)  # type: ignore[no-any-return]
 
     def call(self) -> float:
         """Return the seconds of a call."""
         return self._there(_call)  # type: ignore[no-any-return]
 
-    def compare(self, ours: Path, twin: Path) -> list[Deviation]:
-        """Return the deviations of two results that first calls wrote."""
+    def compare(self, ours: Any, twin: Any) -> list[Deviation]:
+        """Return the deviations of two results of first calls."""
         return self._there(_compare, ours, twin)  # type: ignore[no-any-return]
 
 
@@ -121,18 +123,20 @@ def _prepare(
     return prepared.facts
 
 
-def _first_call(result: Path) -> tuple[float, int]:
+def _first_call() -> tuple[float, int, Any]:
     forget_peak_memory(_ready.device)
     returned, seconds = timed(_ready.compute, _ready.device)
     peak = peak_memory(_ready.device)
-    torch.save(returned, result)
-    return seconds, peak
+    # a tensor would be handed over in shared memory, of which a container may have little
+    return seconds, peak, tree_map_only(Tensor, lambda part: part.cpu().numpy(), returned)
 
 
 def _call() -> float:
     return timed(_ready.compute, _ready.device)[1]
 
 
-def _compare(ours: Path, twin: Path) -> list[Deviation]:
-    results = (torch.load(path, weights_only=False) for path in (ours, twin))
-    return _ready.prepared.compare(*results)
+def _compare(ours: Any, twin: Any) -> list[Deviation]:
+    def here(part: np.ndarray) -> Tensor:
+        return torch.from_numpy(part).to(_ready.device)
+
+    return _ready.prepared.compare(*tree_map_only(np.ndarray, here, (ours, twin)))

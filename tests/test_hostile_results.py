@@ -20,7 +20,7 @@ from fedred.report.figures import FIGURES
 from fedred.report.runs import CLIENT_COLUMNS, ENTRIES, ROUND_COLUMNS, load_runs
 from fedred.report.tables import TABLES
 
-SOURCES = sorted(Path("fedred").rglob("*.py"))
+SOURCES = sorted([*Path("fedred").rglob("*.py"), *Path("benchmarks").glob("*.py")])
 NOT_OF_THIS_RUN = ("differences", "partition", "reference", "sweep")
 """Tables and figures that one run of the digits cannot feed."""
 OF_RUNS = [

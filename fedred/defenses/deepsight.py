@@ -133,8 +133,8 @@ def division_differences(updates: Tensor, view: ServerView, images: int) -> Tens
     def difference(update: Tensor) -> Tensor:
         return (model(weights + update, inputs).double().softmax(-1) / before).mean(0)
 
-    share = min(1.0, IMAGES_HELD / images)  # of a chunk, whose clients hold so many images
-    at_once = max(1, int(share * view.clients_per_chunk))
+    # clients of a chunk hold IMAGES_HELD images each
+    at_once = max(1, view.clients_per_chunk * min(IMAGES_HELD, images) // images)
     found: Tensor = vmap(difference, chunk_size=at_once)(updates)
     return found.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
