@@ -1,6 +1,9 @@
 """Aggregation reads the matrix of updates in blocks: a second copy would not fit beside it."""
 
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
+from unittest.mock import patch
 
 import pytest
 
@@ -36,24 +39,34 @@ def received():
     return alike(CLIENTS, MODEL.size)
 
 
-def share_of(name, clients=CLIENTS):
+def measured(name, clients, entries):
     """What a rule takes beside the updates and its memory, over the size of the updates."""
-    updates = received()[:clients]
-    cost = cost_of(name, updates, MODEL)
+    geometry.ENTRIES = entries
+    with patch.dict(DEFENSES, copies=Copies):
+        updates = received()[:clients]
+        cost = cost_of(name, updates, MODEL)
     return (cost.extra - cost.remembered) / updates.nbytes
 
 
+@pytest.fixture(scope="module")
+def share_of():
+    """Measure in a process where no other test has left memory behind."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        yield lambda name, clients=CLIENTS, entries=geometry.ENTRIES: process.submit(
+            measured, name, clients, entries
+        ).result()
+
+
 @pytest.mark.parametrize("name", [name for name in DEFENSES if name not in QUADRATIC])
-def test_a_rule_takes_a_small_part_of_the_matrix_beside_what_it_remembers(name):
+def test_a_rule_takes_a_small_part_of_the_matrix_beside_what_it_remembers(name, share_of):
     assert share_of(name) < SHARE + MIXED.get(name, 0.0) + BESIDE.get(name, 0.0)
 
 
 @pytest.mark.parametrize("name", QUADRATIC)
-def test_so_does_a_rule_that_compares_all_pairs(name, monkeypatch):
-    monkeypatch.setattr(geometry, "ENTRIES", geometry.ENTRIES // 4)
-    assert share_of(name, CLIENTS // 4) < SHARE + MIXED.get(name, 0.0)
+def test_so_does_a_rule_that_compares_all_pairs(name, share_of):
+    share = share_of(name, CLIENTS // 4, geometry.ENTRIES // 4)
+    assert share < SHARE + MIXED.get(name, 0.0)
 
 
-def test_the_measurement_sees_a_copy_that_is_not_kept(monkeypatch):
-    monkeypatch.setitem(DEFENSES, "copies", Copies)
+def test_the_measurement_sees_a_copy_that_is_not_kept(share_of):
     assert share_of("copies", CLIENTS // 2) > 0.95
