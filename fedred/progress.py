@@ -26,7 +26,7 @@ class RunProgress:
 
     def __init__(self, rounds: int, console: Console) -> None:
         self.rounds = rounds
-        self.accuracy = math.nan
+        self.accuracy = "accuracy not measured yet"
         self.terminal = console.is_terminal
         self.bar = Progress(
             TextColumn("round"),
@@ -54,8 +54,11 @@ class RunProgress:
     def update(self, state: State, record: Record) -> None:
         """Take note of one finished round."""
         measured = record.summary["accuracy"]
-        self.accuracy = self.accuracy if math.isnan(measured) else measured
-        status = f"accuracy {self.accuracy:.3f}, excluded {int(state.excluded.sum())}"
+        if not record.summary["model_finite"]:
+            self.accuracy = "the model is not finite"
+        elif not math.isnan(measured):
+            self.accuracy = f"accuracy {measured:.3f}"
+        status = f"{self.accuracy}, excluded {int(state.excluded.sum())}"
         self.bar.update(self.task, completed=state.round, status=status)
         due = state.round % max(1, self.rounds // LINES) == 0 or state.round == self.rounds
         if due and not self.terminal:

@@ -31,6 +31,7 @@ NOT_NUMERIC = (
     "recording.py",
     "reference.py",
     "run_folder.py",
+    "run_warnings.py",
 )
 LIBRARIES = ("fedred", "torch", "numpy")
 

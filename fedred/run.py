@@ -30,6 +30,7 @@ from fedred.models import flat_model
 from fedred.partition import ClientIndices, description
 from fedred.provenance import versions
 from fedred.run_folder import RunFolder
+from fedred.run_warnings import Warnings, data_warnings, history_warnings, round_warnings
 from fedred.simulation import (
     Federation,
     Record,
@@ -217,9 +218,13 @@ def run(
     state, records = folder.load_checkpoint(first, computed) or (first, [])
     if records:
         log.info("resuming after round %d of %d", state.round, federation.rounds)
+    beforehand = data_warnings(federation)
+    log_warnings(beforehand)
+    told = round_warnings(records[-1]) if records else {}
     with StopRequest() as stop:
         for state, record in simulate(federation, state, observe):  # noqa: B020
             records.append(record)
+            told = log_round(record, told)
             if progress:
                 progress.update(state, record)
             if state.round == federation.rounds:
@@ -229,8 +234,29 @@ def run(
                 folder.save_checkpoint(state, records, computed)
             if ends:
                 raise Stopped(state.round, stop.signal)
-        summary = {"memory": memory_of(federation, state), "versions": made_by}
-        folder.write_results(state, records, {**summarise_run(federation, records), **summary})
+        found = history_warnings(folder.settings, records)
+        log_warnings(found)
+        summary = {
+            **summarise_run(federation, records),
+            "warnings": beforehand | found,
+            "memory": memory_of(federation, state),
+            "versions": made_by,
+        }
+        folder.write_results(state, records, summary)
+
+
+def log_round(record: Record, before: Warnings) -> Warnings:
+    """Log what a round tells unless the round before told of the same kinds; return it."""
+    now = round_warnings(record)
+    if now.keys() - before.keys():
+        log.warning("round %d: %s", record.summary["round"], "; ".join(now.values()))
+    return now
+
+
+def log_warnings(warnings: Warnings) -> None:
+    """Log each sentence on a line of its own."""
+    for sentence in warnings.values():
+        log.warning("warning: %s", sentence)
 
 
 def how_computed(federation: Federation) -> str:

@@ -288,7 +288,16 @@ def _unpack_records(
     ]
 
 
-WHOLE_NUMBERS = ("round", "participants", "trusted", "excluded")
+WHOLE_NUMBERS = (
+    "round",
+    "participants",
+    "trusted",
+    "excluded",
+    "broken",
+    "diverged",
+    "model_stayed",
+    "model_finite",
+)
 
 
 def _write_rounds(path: Path, records: Sequence[Record]) -> None:

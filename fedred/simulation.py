@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedred import rng
 from fedred.attacks.interface import Attack, AttackerView
-from fedred.defenses.interface import Defense, ServerView, Verdict
+from fedred.defenses.interface import Defense, ServerView, Verdict, finite_rows
 from fedred.local_training import LocalTraining, batch_schedule, train_clients
 from fedred.metrics import accuracy, attack_success_rate, auroc, detection_rates
 from fedred.models import initial_parameters
@@ -139,8 +139,10 @@ def play_round(
         defense=verdict.state,
         attack=attack_state,
     )
-    clients = client_columns(federation, state.excluded, after.excluded, participants, verdict)
-    summary = clock("evaluation", summarise(federation, after, clients))
+    clients = client_columns(
+        federation, state.excluded, after.excluded, participants, finite_rows(sent), verdict
+    )
+    summary = clock("evaluation", summarise(federation, state, after, clients))
     if observe:
         observe(sent, view)
     return after, Record(summary, clients, clock.seconds)
@@ -334,11 +336,13 @@ def client_columns(
     before: Tensor,
     after: Tensor,
     participants: Tensor,
+    finite: Tensor,
     verdict: Verdict,
 ) -> dict[str, Tensor]:
     """Return the columns of `clients.parquet` for one round, each [clients].
 
-    `flagged`: distrusted now or excluded before; `score` is NaN and `iterations` 0 where there is none.
+    `flagged`: distrusted now or excluded before; `score` is NaN and `iterations` 0 where there is none;
+    `broken`: sent an update that is not finite; `diverged`: its reconstruction did (see Verdict).
     """
     participated = torch.zeros_like(before)
     participated[participants] = True
@@ -350,6 +354,10 @@ def client_columns(
     iterations = torch.zeros(before.shape, dtype=torch.int32)
     if verdict.iterations is not None:
         iterations[participants] = verdict.iterations.int().cpu()
+    broken, diverged = torch.zeros_like(before), torch.zeros_like(before)
+    broken[participants] = ~finite.cpu()
+    if verdict.diverged is not None:
+        diverged[participants] = verdict.diverged.cpu()
     return {
         "malicious": federation.malicious,
         "participated": participated,
@@ -358,13 +366,18 @@ def client_columns(
         "flagged": before | (participated & ~trusted),
         "excluded": after,
         "iterations": iterations,
+        "broken": broken,
+        "diverged": diverged,
     }
 
 
 def summarise(
-    federation: Federation, state: State, clients: Mapping[str, Tensor]
+    federation: Federation, before: State, state: State, clients: Mapping[str, Tensor]
 ) -> dict[str, float]:
-    """Return the row of `rounds.csv` for one round; NaN where a value is undefined or not measured."""
+    """Return the row of `rounds.csv` for one round; NaN where a value is undefined or not measured.
+
+    `model_stayed` and `model_finite` are 1 for yes and 0 for no.
+    """
     due = state.round % federation.evaluate_every == 0 or state.round == federation.rounds
     test = (federation.model, state.weights, federation.test_images, federation.test_labels)
     here = clients["participated"]
@@ -379,6 +392,10 @@ def summarise(
         "excluded": int(clients["excluded"].sum()),
         **detection_rates(clients["flagged"], clients["malicious"]),
         "auroc": scores_auroc(clients["score"][here], clients["malicious"][here]),
+        "broken": int(clients["broken"].sum()),
+        "diverged": int(clients["diverged"].sum()),
+        "model_stayed": int(torch.equal(before.weights, state.weights)),
+        "model_finite": int(state.weights.isfinite().all()),
     }
 
 

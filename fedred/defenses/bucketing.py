@@ -71,4 +71,5 @@ class Bucketing:
             verdict.state,
             members(verdict.excluded),
             members(verdict.iterations),
+            members(verdict.diverged),
         )

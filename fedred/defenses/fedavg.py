@@ -1,25 +1,21 @@
 """FedAvg: the mean of all updates; no defense."""
 
-import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fedred.defenses.interface import ServerView, Traits, Verdict, everybody, finite_rows
+from fedred.defenses.interface import ServerView, Traits, Verdict, everybody
 from fedred.options import check_options, option
 from fedred.papers import MCMAHAN, Paper
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FedAvg:
     """Return sum_i p_i x_i with p_i = 1/n, or n_i / sum n_j with `by_samples`.
 
-    Everyone is trusted, also an update that is not finite: the aggregate is then not finite either,
-    and the log says so.
+    Everyone is trusted, also an update that is not finite: the aggregate is then not finite either.
 
     Source: McMahan et al., AISTATS 2017, which weights by samples; FedREDefense's released code
     does not, and that is the default.
@@ -39,11 +35,6 @@ class FedAvg:
 
     def __call__(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P] by their (weighted) mean [P]."""
-        broken = int((~finite_rows(updates)).sum())
-        if broken:
-            log.warning(
-                "round %d: %d updates are not finite; FedAvg takes them", view.round, broken
-            )
         counts = view.samples if self.by_samples else torch.ones_like(view.samples)
         shares = (counts / counts.sum()).to(updates)
         return Verdict(shares @ updates, everybody(updates))

@@ -1,6 +1,5 @@
 """FedREDefense: trust the clients whose update can be reconstructed."""
 
-import logging
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,13 +7,12 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.fedavg import FedAvg
+from fedred.defenses.geometry import by_rows
 from fedred.defenses.interface import Defense, ServerView, Traits, Verdict
 from fedred.options import check_options, option
 from fedred.papers import FEDREDEFENSE, Paper
 from fedred.parameters import NamedTensors, nested, part_of
 from fedred.reconstruction import Knowledge, Reconstructed, Reconstruction, reconstruct
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,13 @@ class FedREDefense:
         excluded = ~trusted if self.exclusion == "permanent" else torch.zeros_like(trusted)
         learned = {**self._learn(state, view, result), **inner}
         scores = result.errors.nan_to_num(nan=torch.inf, posinf=torch.inf)
-        return Verdict(aggregate, trusted, scores, learned, excluded, result.iterations)
+        failed = diverged(updates, result.errors).cpu()
+        return Verdict(aggregate, trusted, scores, learned, excluded, result.iterations, failed)
 
     def _aggregate(
         self, updates: Tensor, view: ServerView, trusted: Tensor
     ) -> tuple[Tensor, NamedTensors]:
         if int(trusted.sum()) < self.aggregator.traits.fewest_participants:
-            counts = (view.round, int(trusted.sum()), len(trusted))
-            log.warning("round %d: %d of %d updates are trusted, too few; the model stays", *counts)
             return torch.zeros_like(view.weights), nested(
                 "aggregator", part_of(view.state, "aggregator")
             )
@@ -121,3 +118,17 @@ class FedREDefense:
             learned[name][clients] = part
         learned["known"][clients] = True
         return learned
+
+
+def diverged(updates: Tensor, errors: Tensor) -> Tensor:
+    """Return whose reconstruction diverged, bool [n]: an error that is not finite says nothing of x.
+
+    An update that is not finite, or whose squared norm is zero or overflows, has no finite error
+    whatever is learned: its reconstruction did not diverge.
+
+    Args:
+        updates: x of each client [n, P].
+        errors: at the last iteration [n].
+    """
+    squares = by_rows(lambda rows: rows.square().sum(1), updates)
+    return ~errors.isfinite() & squares.isfinite() & (squares > 0)

@@ -1,6 +1,5 @@
 """What a defense is, and what a server may know."""
 
-import logging
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -15,8 +14,6 @@ from fedred.local_training import LocalTraining
 from fedred.options import option
 from fedred.papers import Paper
 from fedred.parameters import FlatModel, NamedTensors, part_of
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,7 @@ class Verdict(NamedTuple):
     state: what the defense remembers.
     excluded: whom the server never asks again, bool [n], or None for nobody.
     iterations: work spent on each participant int64 [n], or None.
+    diverged: whose reconstruction diverged, so that its score says nothing, bool [n], or None.
     """
 
     aggregate: Tensor
@@ -77,6 +75,7 @@ class Verdict(NamedTuple):
     state: NamedTensors = MappingProxyType({})
     excluded: Tensor | None = None
     iterations: Tensor | None = None
+    diverged: Tensor | None = None
 
 
 class Traits(NamedTuple):
@@ -163,15 +162,13 @@ def _judge(rule: FiniteRule, rest: FiniteRule, updates: Tensor, view: ServerView
         scores=None if verdict.scores is None else _scatter(verdict.scores, finite, torch.inf),
         excluded=None if verdict.excluded is None else _scatter(verdict.excluded, finite, False),
         iterations=None if verdict.iterations is None else _scatter(verdict.iterations, finite, 0),
+        diverged=None if verdict.diverged is None else _scatter(verdict.diverged, finite, False),
     )
 
 
 def _bounded(verdict: Verdict, view: ServerView) -> Verdict:
     """Return a verdict, or keep the model when huge finite updates made the aggregate overflow."""
-    if verdict.aggregate.isfinite().all():
-        return verdict
-    log.warning("round %d: the aggregate is not finite; the model stays", view.round)
-    return keep_model(view)
+    return verdict if verdict.aggregate.isfinite().all() else keep_model(view)
 
 
 def _scatter(values: Tensor, chosen: Tensor, missing: float) -> Tensor:

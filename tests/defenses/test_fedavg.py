@@ -1,6 +1,4 @@
-"""FedAvg is a mean, by clients or by samples, and says when it takes a broken update."""
-
-import logging
+"""FedAvg is a mean, by clients or by samples, broken updates included."""
 
 import numpy as np
 import pytest
@@ -11,12 +9,10 @@ from fedred.defenses.fedavg import FedAvg
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_fedavg_passes_a_broken_update_on_and_says_so(value, caplog):
-    with caplog.at_level(logging.WARNING):
-        verdict = judged("fedavg", with_row(genuine()[1], 1, value), round=7)
+def test_fedavg_passes_a_broken_update_on(value):
+    verdict = judged("fedavg", with_row(genuine()[1], 1, value), round=7)
     assert verdict.trusted.all()
     assert not verdict.aggregate.isfinite().any()
-    assert "round 7: 1 updates are not finite" in caplog.text
 
 
 def test_fedavg_is_the_mean_whatever_the_sample_counts():

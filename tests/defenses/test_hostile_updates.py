@@ -95,17 +95,13 @@ def test_the_largest_numbers_move_a_rule_that_is_not_robust(name):
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_the_mean_takes_what_is_not_finite_and_says_so(kind, caplog):
-    with caplog.at_level(logging.WARNING):
-        verdict = judged("fedavg", hostile(BROKEN[kind], 2))
+def test_the_mean_takes_what_is_not_finite(kind):
+    verdict = judged("fedavg", hostile(BROKEN[kind], 2))
     assert not verdict.aggregate.isfinite().any()
-    assert "2 updates are not finite; FedAvg takes them" in caplog.text
 
 
-def test_an_aggregate_that_overflows_is_told_and_leaves_the_model(caplog):
-    with caplog.at_level(logging.WARNING):
-        verdict = judged("trimmed_mean", hostile(LARGEST, CLIENTS))
-    assert "the aggregate is not finite; the model stays" in caplog.text
+def test_an_aggregate_that_overflows_leaves_the_model():
+    verdict = judged("trimmed_mean", hostile(LARGEST, CLIENTS))
     assert not verdict.aggregate.any()
     assert not verdict.trusted.any()
 

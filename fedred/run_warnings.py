@@ -1,0 +1,146 @@
+"""What makes the numbers of a run doubtful: told in one place, for run.json, the log, tables and figures.
+
+A warning is a kind, by which tables and figures mark a run, and a sentence with the run's own figures.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedred.simulation import Federation, Record
+
+Warnings = dict[str, str]
+"""Kind -> sentence."""
+
+
+def data_warnings(federation: Federation) -> Warnings:
+    """Return what the data alone tell before the first round."""
+    parts = {
+        "training": torch.cat([labels for _, labels in federation.clients]),
+        "test": federation.test_labels,
+    }
+    alone = [part for part, labels in parts.items() if bool((labels == labels[0]).all())]
+    if not alone:
+        return {}
+    return {
+        "one_class": f"the {' and '.join(alone)} images are of one class: accuracy says nothing"
+    }
+
+
+def round_warnings(record: Record) -> Warnings:
+    """Return what one round tells."""
+    found = {key: int(value) for key, value in record.summary.items() if key in _COUNTED}
+    n = found["participants"]
+    told: Warnings = {}
+    if found["broken"]:
+        told["updates_not_finite"] = f"{found['broken']} of {n} updates are not finite"
+    if found["diverged"]:
+        told["reconstructions_diverged"] = (
+            f"the reconstruction diverged for {found['diverged']} of {n} clients"
+        )
+    if not n:
+        told["all_excluded"] = "all clients are excluded"
+    if found["model_stayed"]:
+        trusted = "" if told else f"{found['trusted']} of {n} updates are trusted; "
+        told["model_stayed"] = f"{trusted}the model stays"
+    if not found["model_finite"]:
+        told["model_not_finite"] = "the model is not finite"
+    return told
+
+
+_COUNTED = ("participants", "trusted", "broken", "diverged", "model_stayed", "model_finite")
+
+
+def history_warnings(settings: Mapping[str, Any], records: Sequence[Record]) -> Warnings:
+    """Return what all rounds of a run tell.
+
+    Args:
+        settings: resolved settings of the run, as plain values.
+        records: of all rounds, at least one.
+    """
+    rounds = {name: [r.summary[name] for r in records] for name in records[0].summary}
+    clients = {
+        name: torch.stack([record.clients[name] for record in records])
+        for name in records[0].clients
+    }
+    found = {
+        "attackers_never_sampled": _never_sampled(clients),
+        "updates_not_finite": _broken_updates(clients),
+        "reconstructions_diverged": _diverged_reconstructions(clients),
+        "threshold_never_reached": _nobody_passed(settings["defense"], clients),
+        "budget_never_reached": _given_up(settings["defense"], clients),
+        "all_excluded": _in_rounds(
+            "all clients were excluded", [count == 0 for count in rounds["participants"]]
+        ),
+        "model_stayed": _in_rounds(
+            "the model stayed as it was", [stayed == 1 for stayed in rounds["model_stayed"]]
+        ),
+        "model_not_finite": _in_rounds(
+            "the model was not finite, which counts as accuracy 0,",
+            [finite == 0 for finite in rounds["model_finite"]],
+        ),
+    }
+    return {kind: sentence for kind, sentence in found.items() if sentence}
+
+
+def _in_rounds(what: str, chosen: Sequence[bool]) -> str:
+    """Return WHAT `in 2 of 10 rounds, first in round 3`; nothing when it was in none."""
+    first = next((number for number, here in enumerate(chosen, 1) if here), None)
+    return (
+        f"{what} in {sum(chosen)} of {len(chosen)} rounds, first in round {first}" if first else ""
+    )
+
+
+def _never_sampled(clients: Mapping[str, Tensor]) -> str:
+    attackers = clients["malicious"]
+    never = attackers.any() and not (attackers & clients["participated"]).any()
+    return "no malicious client ever took part" if never else ""
+
+
+def _broken_updates(clients: Mapping[str, Tensor]) -> str:
+    broken, sent = int(clients["broken"].sum()), int(clients["participated"].sum())
+    return _in_rounds(
+        f"{broken} of {sent} updates were not finite,", clients["broken"].any(1).tolist()
+    )
+
+
+def _diverged_reconstructions(clients: Mapping[str, Tensor]) -> str:
+    diverged = clients["diverged"]
+    honest = int((diverged & ~clients["malicious"]).sum())
+    what = (
+        f"{int(diverged.sum())} of {int((clients['iterations'] > 0).sum())} reconstructions diverged, "
+        f"{honest} of honest clients, flagged without an error,"
+    )
+    return _in_rounds(what, diverged.any(1).tolist())
+
+
+def _rejected(clients: Mapping[str, Tensor]) -> Tensor:
+    """Return whose reconstruction ended with an error above the threshold, bool [rounds, clients]."""
+    judged = clients["participated"] & clients["score"].isfinite()
+    return judged & ~clients["trusted"]
+
+
+def _nobody_passed(defense: Mapping[str, Any], clients: Mapping[str, Tensor]) -> str:
+    rejected = int(_rejected(clients).sum())
+    if defense["name"] != "fedredefense" or clients["trusted"].any() or not rejected:
+        return ""
+    return (
+        f"none of {rejected} reconstructions reached the threshold {defense['threshold']:g}: their "
+        "settings do not fit the local training"
+    )
+
+
+def _given_up(defense: Mapping[str, Any], clients: Mapping[str, Tensor]) -> str:
+    rejected = _rejected(clients)
+    if defense["name"] != "fedredefense" or not rejected.any():
+        return ""
+    how, made = defense["reconstruction"], clients["iterations"][rejected]
+    budget = min(how["first_iterations"], how["later_iterations"])
+    if int(made.max()) >= budget:
+        return ""
+    return (
+        f"none of {len(made)} rejected reconstructions used its {budget} iterations: they were given "
+        f"up after {int(made.max())} at most, and their errors are those of that moment"
+    )
