@@ -1,27 +1,48 @@
 """What makes the numbers of a run doubtful: told in one place, for run.json, the log, tables and figures.
 
 A warning is a kind, by which tables and figures mark a run, and a sentence with the run's own figures.
+Imports no PyTorch.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from fedred.simulation import Federation, Record
+if TYPE_CHECKING:
+    from fedred.simulation import Federation, Record
 
 Warnings = dict[str, str]
 """Kind -> sentence."""
 
+KINDS = {
+    "no_attackers": "no client is malicious",
+    "attackers_never_sampled": "no malicious client took part",
+    "one_class": "the training or test images are of one class",
+    "threshold_not_below_one": "the threshold is 1 or above: what is not reconstructed at all passes",
+    "defense_never_starts": "the defense would start after the last round",
+    "threshold_never_reached": "no reconstruction reached the threshold",
+    "budget_never_reached": "rejected clients were given up before their last iteration",
+    "reconstructions_diverged": "reconstructions diverged",
+    "updates_not_finite": "updates were not finite",
+    "all_excluded": "all clients were excluded before the last round",
+    "model_stayed": "the model stayed as it was in some rounds",
+    "model_not_finite": "the model was not finite, which counts as accuracy 0",
+}
+"""What a footnote says of a kind."""
 
-def data_warnings(federation: Federation) -> Warnings:
+Clients = Mapping[str, NDArray[Any]]
+"""Columns of `clients.parquet` as [rounds, clients]."""
+
+
+def data_warnings(federation: "Federation") -> Warnings:
     """Return what the data alone tell before the first round."""
     parts = {
-        "training": torch.cat([labels for _, labels in federation.clients]),
-        "test": federation.test_labels,
+        "training": [labels for _, labels in federation.clients],
+        "test": [federation.test_labels],
     }
-    alone = [part for part, labels in parts.items() if bool((labels == labels[0]).all())]
+    alone = [part for part, labels in parts.items() if len({*_classes(labels)}) == 1]
     if not alone:
         return {}
     return {
@@ -29,7 +50,12 @@ def data_warnings(federation: Federation) -> Warnings:
     }
 
 
-def round_warnings(record: Record) -> Warnings:
+def _classes(labels: Sequence[Any]) -> Iterator[int]:
+    for part in labels:
+        yield from np.unique(part.cpu()).tolist()
+
+
+def round_warnings(record: "Record") -> Warnings:
     """Return what one round tells."""
     found = {key: int(value) for key, value in record.summary.items() if key in _COUNTED}
     n = found["participants"]
@@ -53,7 +79,7 @@ def round_warnings(record: Record) -> Warnings:
 _COUNTED = ("participants", "trusted", "broken", "diverged", "model_stayed", "model_finite")
 
 
-def history_warnings(settings: Mapping[str, Any], records: Sequence[Record]) -> Warnings:
+def history_warnings(settings: Mapping[str, Any], records: Sequence["Record"]) -> Warnings:
     """Return what all rounds of a run tell.
 
     Args:
@@ -62,7 +88,7 @@ def history_warnings(settings: Mapping[str, Any], records: Sequence[Record]) -> 
     """
     rounds = {name: [r.summary[name] for r in records] for name in records[0].summary}
     clients = {
-        name: torch.stack([record.clients[name] for record in records])
+        name: np.stack([record.clients[name].numpy() for record in records])
         for name in records[0].clients
     }
     found = {
@@ -85,44 +111,43 @@ def history_warnings(settings: Mapping[str, Any], records: Sequence[Record]) -> 
     return {kind: sentence for kind, sentence in found.items() if sentence}
 
 
-def _in_rounds(what: str, chosen: Sequence[bool]) -> str:
+def _in_rounds(what: str, chosen: ArrayLike) -> str:
     """Return WHAT `in 2 of 10 rounds, first in round 3`; nothing when it was in none."""
-    first = next((number for number, here in enumerate(chosen, 1) if here), None)
-    return (
-        f"{what} in {sum(chosen)} of {len(chosen)} rounds, first in round {first}" if first else ""
-    )
+    rounds = np.flatnonzero(chosen) + 1
+    if not len(rounds):
+        return ""
+    return f"{what} in {len(rounds)} of {np.size(chosen)} rounds, first in round {rounds[0]}"
 
 
-def _never_sampled(clients: Mapping[str, Tensor]) -> str:
+def _never_sampled(clients: Clients) -> str:
     attackers = clients["malicious"]
     never = attackers.any() and not (attackers & clients["participated"]).any()
     return "no malicious client ever took part" if never else ""
 
 
-def _broken_updates(clients: Mapping[str, Tensor]) -> str:
+def _broken_updates(clients: Clients) -> str:
     broken, sent = int(clients["broken"].sum()), int(clients["participated"].sum())
-    return _in_rounds(
-        f"{broken} of {sent} updates were not finite,", clients["broken"].any(1).tolist()
-    )
+    return _in_rounds(f"{broken} of {sent} updates were not finite,", clients["broken"].any(axis=1))
 
 
-def _diverged_reconstructions(clients: Mapping[str, Tensor]) -> str:
+def _diverged_reconstructions(clients: Clients) -> str:
     diverged = clients["diverged"]
     honest = int((diverged & ~clients["malicious"]).sum())
     what = (
         f"{int(diverged.sum())} of {int((clients['iterations'] > 0).sum())} reconstructions diverged, "
         f"{honest} of honest clients, flagged without an error,"
     )
-    return _in_rounds(what, diverged.any(1).tolist())
+    return _in_rounds(what, diverged.any(axis=1))
 
 
-def _rejected(clients: Mapping[str, Tensor]) -> Tensor:
+def _rejected(clients: Clients) -> NDArray[np.bool_]:
     """Return whose reconstruction ended with an error above the threshold, bool [rounds, clients]."""
-    judged = clients["participated"] & clients["score"].isfinite()
-    return judged & ~clients["trusted"]
+    judged = clients["participated"] & np.isfinite(clients["score"])
+    rejected: NDArray[np.bool_] = judged & ~clients["trusted"]
+    return rejected
 
 
-def _nobody_passed(defense: Mapping[str, Any], clients: Mapping[str, Tensor]) -> str:
+def _nobody_passed(defense: Mapping[str, Any], clients: Clients) -> str:
     rejected = int(_rejected(clients).sum())
     if defense["name"] != "fedredefense" or clients["trusted"].any() or not rejected:
         return ""
@@ -132,7 +157,7 @@ def _nobody_passed(defense: Mapping[str, Any], clients: Mapping[str, Tensor]) ->
     )
 
 
-def _given_up(defense: Mapping[str, Any], clients: Mapping[str, Tensor]) -> str:
+def _given_up(defense: Mapping[str, Any], clients: Clients) -> str:
     rejected = _rejected(clients)
     if defense["name"] != "fedredefense" or not rejected.any():
         return ""

@@ -51,6 +51,8 @@ class Run:
     """Bytes of the process and of what the defense keeps, as found: `mebibytes` checks them."""
     computed: str = "unknown"
     """PyTorch, device and threads, in words."""
+    warnings: dict[str, str] = field(default_factory=dict)
+    """What makes its numbers doubtful: kind -> sentence (see fedred/run_warnings.py)."""
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
@@ -133,8 +135,19 @@ def _load_run(folder: Path) -> Run:
     memory, computed = content.get("memory", {}), str(content.get("computed", "unknown"))
     for group in (timings, memory):
         _require(isinstance(group, dict), path, "one whose timings and memory are groups")
+    warnings = content.get("warnings", {})
+    told = isinstance(warnings, dict) and all(isinstance(text, str) for text in warnings.values())
+    _require(told, path, "one whose warnings are sentences")
     return Run(
-        folder, content["run"], settings, content["selects"], final, timings, memory, computed
+        folder,
+        content["run"],
+        settings,
+        content["selects"],
+        final,
+        timings,
+        memory,
+        computed,
+        warnings,
     )
 
 
