@@ -272,9 +272,9 @@ def summary(
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
 ) -> None:
     """Print the tables of a finished workflow and say where its results lie."""
-    from fedred.config import read_yaml
     from fedred.plan import as_arguments, make_plan
     from fedred.report.tables import made_table, print_table
+    from fedred.yaml_reading import read_yaml
 
     console = Console()
     plan = replace(make_plan(read_yaml(config)), results=str(results))
@@ -297,9 +297,9 @@ def plan(
     gpus: Annotated[int, typer.Option(min=1, help="Machines or GPUs that share the work.")] = 1,
 ) -> None:
     """Print the number of runs of a configuration, their work, and how long it takes."""
-    from fedred.config import read_yaml
     from fedred.estimate import estimates, pace_of, print_estimates
     from fedred.plan import make_plan
+    from fedred.yaml_reading import read_yaml
 
     found = estimates(make_plan(read_yaml(config)))
     print_estimates(found, pace_of(measured) if measured else None, gpus, Console())
@@ -353,7 +353,7 @@ def cite(
 ) -> None:
     """Print the BibTeX of exactly the methods that a configuration uses."""
     from fedred.citations import bibtex, cited_papers
-    from fedred.config import read_yaml
+    from fedred.yaml_reading import read_yaml
 
     typer.echo(bibtex(cited_papers(read_yaml(config))), nl=False)
 
@@ -380,14 +380,15 @@ def _named(kind: str, name: str, known: dict[str, Any]) -> Any:
 
 def _method(family: str, text: str) -> Any:
     """Build a method from its name or from a mapping with its options, written as YAML."""
-    from fedred.config import parse_yaml, readable_numbers, resolve_method
+    from fedred.config import resolve_method
+    from fedred.yaml_reading import parse_yaml, within_limits
 
-    raw = readable_numbers(parse_yaml(text, f"the {family}"))
+    raw = within_limits(parse_yaml(text, f"the {family}"))
     return resolve_method(family, raw).build()
 
 
 def _read_settings(config: str) -> dict[str, Any]:
-    from fedred.config import MOST_BYTES, parse_settings, read_yaml
+    from fedred.yaml_reading import MOST_BYTES, parse_settings, read_yaml
 
     if config == "-":
         return parse_settings(sys.stdin.read(MOST_BYTES + 1), "standard input")

@@ -20,7 +20,7 @@ from fedred.files import (
     told,
     write_tensors,
 )
-from fedred.options import check_options, option
+from fedred.options import Relation, check_options, option
 from fedred.papers import FEDREDEFENSE, LI_SILOS, MCMAHAN, Paper
 from fedred.rng import generator
 
@@ -88,6 +88,9 @@ def _min_samples() -> Any:
     return option(1, "samples that every client must hold; until then the shares are redrawn", ge=1)
 
 
+EACH_CAN_HOLD = Relation("min_samples", "<=", "samples_per_client")
+
+
 @dataclass(frozen=True)
 class Iid:
     """A random equal share each: sizes differ by one at most."""
@@ -117,6 +120,7 @@ class Dirichlet:
     alpha: float = option(0.5, "concentration; the smaller, the more skewed", gt=0)
     min_samples: int = _min_samples()
 
+    relations: ClassVar[tuple[Relation, ...]] = (EACH_CAN_HOLD,)
     papers: ClassVar[tuple[Paper, ...]] = (
         Paper(
             "Yurochkin et al., ICML 2019",
@@ -199,6 +203,9 @@ class Shards:
         2, "shards of each client, its largest number of classes", ge=1
     )
 
+    relations: ClassVar[tuple[Relation, ...]] = (
+        Relation("classes_per_client", "<=", "samples_per_client"),
+    )
     papers: ClassVar[tuple[Paper, ...]] = (MCMAHAN,)
 
     def __post_init__(self) -> None:
@@ -259,6 +266,7 @@ class QuantitySkew:
     alpha: float = option(0.5, "concentration; the smaller, the more skewed", gt=0)
     min_samples: int = _min_samples()
 
+    relations: ClassVar[tuple[Relation, ...]] = (EACH_CAN_HOLD,)
     papers: ClassVar[tuple[Paper, ...]] = (LI_SILOS,)
 
     def __post_init__(self) -> None:

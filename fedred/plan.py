@@ -15,14 +15,14 @@ from fedred.config import (
     Config,
     Experiment,
     expand,
-    readable_numbers,
     resolve_method,
     short_hash,
-    validated,
 )
 from fedred.errors import UserError
 from fedred.reference import references
 from fedred.report.sweeps import swept_setting
+from fedred.validation import validated
+from fedred.yaml_reading import within_limits
 
 Settings = Mapping[str, Any]
 PUBLISHED = "published"
@@ -235,8 +235,8 @@ def make_plan(raw: Settings) -> Plan:
     Raises:
         UserError: with one sentence for each mistake: the key's path, the value, what is allowed.
     """
-    raw = readable_numbers(raw)
-    config = validated(Config, raw, "")
+    raw = within_limits(raw)
+    config = validated(Config, raw, "", complete=False)
     plan = Plan(published=config.published)
     for name, experiment in config.experiments.items():
         path = f"experiments.{name}"
@@ -246,7 +246,7 @@ def make_plan(raw: Settings) -> Plan:
         }
         plan.runs.update(runs)
         plan.experiments[name] = list(runs)
-        asked = Asked(list(runs.values()), _judge(experiment, runs.values()))
+        asked = Asked(list(runs.values()), _judge(experiment, runs.values(), f"{path}.judge"))
         plan.tables[name] = _feasible(experiment.tables, TABLES, asked, f"{path}.tables")
         plan.figures[name] = _feasible(experiment.figures, FIGURES, asked, f"{path}.figures")
         if asked.judge and asked.records:
@@ -254,9 +254,9 @@ def make_plan(raw: Settings) -> Plan:
     return plan
 
 
-def _judge(experiment: Experiment, runs: Iterable[Settings]) -> Settings | None:
+def _judge(experiment: Experiment, runs: Iterable[Settings], path: str) -> Settings | None:
     if experiment.judge is not None:
-        return dict(experiment.judge.model_dump())
+        return dict(resolve_method("defense", experiment.judge.model_dump(), path).model_dump())
     defenses = (run["defense"] for run in runs)
     return next((defense for defense in defenses if defense["name"] == "fedredefense"), None)
 

@@ -32,6 +32,8 @@ NOT_NUMERIC = (
     "reference.py",
     "run_folder.py",
     "run_warnings.py",
+    "validation.py",
+    "yaml_reading.py",
 )
 LIBRARIES = ("fedred", "torch", "numpy")
 

@@ -9,9 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fedred.config import read_yaml
 from fedred.errors import UserError
 from fedred.files import folder_written_whole
 from fedred.plan import JUDGED_OFFLINE, Plan, make_plan
@@ -19,6 +16,7 @@ from fedred.provenance import cores, cpu_model
 from fedred.report.costs import PARTS
 from fedred.report.runs import Run, load_runs
 from fedred.run_folder import write_json
+from fedred.yaml_reading import read_yaml, written_yaml
 
 KEPT = ("run.json", "rounds.csv", "clients.parquet")
 CONFIGURATION = "study.yaml"
@@ -61,8 +59,7 @@ def publish(config: Path, name: str, results: Path, machine: str | None = None) 
             copy = temporary / target.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
-        text = yaml.safe_dump(renamed, sort_keys=False)
-        (temporary / CONFIGURATION).write_text(text, encoding="utf-8")
+        (temporary / CONFIGURATION).write_text(written_yaml(renamed), encoding="utf-8")
         write_json(temporary / ABOUT, about)
     return folder
 

@@ -8,10 +8,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fedred.attacks import ATTACKS
-from fedred.config import Strict, read_yaml, validated
+from fedred.config import Strict
 from fedred.datasets import DATASETS
 from fedred.defenses import DEFENSES
 from fedred.report.sweeps import flatten
+from fedred.validation import validated
+from fedred.yaml_reading import read_yaml
 
 REFERENCE = Path(__file__).absolute().parents[1] / "config" / "reference.yaml"
 Metric = Literal[

@@ -39,12 +39,13 @@ from benchmarks.units import (
     ReconstructUnit,
     TrainUnit,
 )
-from fedred.config import read_yaml, resolve
+from fedred.config import resolve
 from fedred.errors import UserError
 from fedred.execution import Execution
 from fedred.local_training import LocalTraining, batch_schedule
 from fedred.models import ConvNet, PadToMultiple
 from fedred.plan import make_plan
+from fedred.yaml_reading import read_yaml
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

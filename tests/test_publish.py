@@ -9,8 +9,8 @@ import yaml
 from command import fedred
 from workflow_support import TINY, copy_project, snakemake
 
-from fedred.config import read_yaml
 from fedred.plan import make_plan
+from fedred.yaml_reading import read_yaml
 
 
 @pytest.fixture(scope="module")

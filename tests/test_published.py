@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedred.config import read_yaml
 from fedred.plan import make_plan
 from fedred.report.figures import write_figure
 from fedred.report.runs import load_runs
+from fedred.yaml_reading import read_yaml
 from tools import published_figures, published_tables
 
 ROOT = Path(__file__).parent.parent

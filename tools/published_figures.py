@@ -10,9 +10,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fedred.config import FIGURES, read_yaml
+from fedred.config import FIGURES
 from fedred.plan import Plan, as_arguments, make_plan
 from fedred.report.figures import made_figure, write_figure
+from fedred.yaml_reading import read_yaml
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs/images"

@@ -9,9 +9,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from fedred.config import read_yaml
 from fedred.plan import as_arguments, make_plan
 from fedred.report.tables import made_table, write_table
+from fedred.yaml_reading import read_yaml
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "docs/results.md", "docs/limits.md")

@@ -16,7 +16,7 @@ from fedred.attacks.interface import (
     train_honestly,
     uniform_draws,
 )
-from fedred.options import check_options, option
+from fedred.options import Relation, check_options, option
 from fedred.papers import FANG, Paper
 
 
@@ -42,6 +42,7 @@ class FangTrim:
     knowledge: Knowledge = knowledge_option()
     lone: Lone = lone_option()
 
+    relations: ClassVar[tuple[Relation, ...]] = (Relation("near", "<", "far"),)
     papers: ClassVar[tuple[Paper, ...]] = (FANG,)
     tested: ClassVar[str] = "every coordinate inside its interval; uniform by Kolmogorov's test"
     elsewhere: ClassVar[str] = "some code draws one row and sends it m times"

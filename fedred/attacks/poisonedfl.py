@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fedred.attacks.interface import AttackerView, Forged, Knowledge, train_honestly
-from fedred.options import check_options, option
+from fedred.options import Relation, check_options, option
 from fedred.papers import Paper
 from fedred.parameters import NamedTensors
 
@@ -37,6 +37,7 @@ class PoisonedFL:
     period: int = option(50, "rounds between two sign tests", ge=1)
     significance: float = option(0.01, "level of the sign test", gt=0, lt=1)
 
+    relations: ClassVar[tuple[Relation, ...]] = (Relation("smallest", "<=", "factor"),)
     papers: ClassVar[tuple[Paper, ...]] = (
         Paper(
             "Xie, Fang, Gong, CVPR 2025",

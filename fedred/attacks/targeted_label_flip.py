@@ -6,8 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedred.attacks.interface import Knowledge, Pass, send_as_trained
-from fedred.errors import UserError
-from fedred.options import check_options, option
+from fedred.options import Relation, check_options, option
 from fedred.papers import TOLPEGIN, Paper
 
 
@@ -35,6 +34,7 @@ class TargetedLabelFlip:
     source: int = option(0, "class whose images are relabelled", ge=0)
     target: int = option(2, "class that they get", ge=0)
 
+    relations: ClassVar[tuple[Relation, ...]] = (Relation("source", "!=", "target"),)
     papers: ClassVar[tuple[Paper, ...]] = (TOLPEGIN,)
     tested: ClassVar[str] = "labels of the source class change, and no others"
     elsewhere: ClassVar[str] = "some code moves both classes into each other"
@@ -43,10 +43,6 @@ class TargetedLabelFlip:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.source == self.target:
-            raise UserError(
-                f"targeted_label_flip has source and target {self.target}: they must be two classes"
-            )
 
     @property
     def backdoor(self) -> Mistaken:

@@ -1,5 +1,6 @@
 """Bucketing: the means of random groups, before another rule."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from fedred.defenses.geometric_median import GeometricMedian
 from fedred.defenses.geometry import group_means
 from fedred.defenses.interface import Defense, ServerView, Traits, Verdict, judge_finite
 from fedred.errors import UserError
-from fedred.options import check_options, option
+from fedred.options import InRound, check_options, option
 from fedred.papers import KARIMIREDDY_BUCKETING, Paper
 
 
@@ -27,6 +28,9 @@ class Bucketing:
     size: int = option(2, "s, clients in a bucket", ge=1)
     aggregator: Defense = option(GeometricMedian(), "rule that judges the buckets")
 
+    relations: ClassVar[tuple[InRound, ...]] = (
+        InRound("size", inside=lambda rule, n: math.ceil(n / rule.size)),
+    )
     papers: ClassVar[tuple[Paper, ...]] = (KARIMIREDDY_BUCKETING,)
     tested: ClassVar[str] = (
         "every client in one bucket; size 1 is the rule alone; variance falls s-fold"

@@ -13,7 +13,7 @@ from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite,
 from fedred.defenses.median import middle_of
 from fedred.errors import UserError
 from fedred.execution import IMAGES_HELD
-from fedred.options import check_options, option
+from fedred.options import InRound, check_options, option
 from fedred.papers import Paper
 from fedred.parameters import FlatModel
 
@@ -45,6 +45,7 @@ class DeepSight:
     )
     cluster_size: int = option(2, "fewest clients in a cluster", ge=2)
 
+    relations: ClassVar[tuple[InRound, ...]] = (InRound("cluster_size"),)
     papers: ClassVar[tuple[Paper, ...]] = (
         Paper(
             "Rieger et al., NDSS 2022",

@@ -1,5 +1,6 @@
 """DnC: divide and conquer, outliers along the direction of largest variance."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from fedred.defenses.interface import (
     mean_of_trusted,
     tolerated_option,
 )
-from fedred.options import check_options, option
+from fedred.options import InRound, check_options, option
 from fedred.papers import SHEJWALKAR, Paper
 
 
@@ -37,6 +38,9 @@ class DnC:
     coordinates: int = option(10_000, "coordinates in a subset, or all when they are fewer", ge=1)
     filtered: float = option(1.0, "c, updates dropped in an iteration over f", ge=0)
 
+    relations: ClassVar[tuple[InRound, ...]] = (
+        InRound("filtered", "<", "n / f", lambda rule, n: _share(n, a_third(rule.tolerated, n))),
+    )
     papers: ClassVar[tuple[Paper, ...]] = (SHEJWALKAR,)
     tested: ClassVar[str] = (
         "scores of NumPy's SVD; a planted direction is found, an isotropic one is not"
@@ -70,6 +74,11 @@ class DnC:
     def _subset(self, size: int, generator: np.random.Generator) -> Tensor:
         count = min(size, self.coordinates)
         return torch.from_numpy(np.sort(generator.choice(size, count, replace=False)))
+
+
+def _share(participants: int, tolerated: int) -> float:
+    """Return n / f, by which more than all would be dropped."""
+    return participants / tolerated if tolerated else math.inf
 
 
 def outlier_scores(updates: Tensor) -> Tensor:

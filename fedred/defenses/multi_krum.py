@@ -15,7 +15,7 @@ from fedred.defenses.interface import (
     tolerated_option,
 )
 from fedred.defenses.krum import krum_scores, most_tolerated
-from fedred.options import check_options, option
+from fedred.options import InRound, check_options, option
 from fedred.papers import BLANCHARD, Paper
 
 
@@ -32,6 +32,7 @@ class MultiKrum:
     selected: int | None = option(None, "k, updates that are averaged; null: n - f", ge=1)
     squared: bool = option(True, "sum squared distances, as in the paper")
 
+    relations: ClassVar[tuple[InRound, ...]] = (InRound("selected"),)
     papers: ClassVar[tuple[Paper, ...]] = (BLANCHARD,)
     tested: ClassVar[str] = (
         "the k best of a loop written from the paper; k = 1 is Krum, k = n the mean"

@@ -11,7 +11,7 @@ from fedred.defenses.clustering import largest_cluster, mean_shift
 from fedred.defenses.geometry import by_rows, clip_factors, norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
 from fedred.defenses.median import middle_of
-from fedred.options import check_options, option
+from fedred.options import Relation, check_options, option
 from fedred.papers import Paper
 
 
@@ -33,6 +33,7 @@ class SignGuard:
     upper: float = option(3.0, "largest norm over the median norm", gt=0)
     share: float = option(0.1, "share of the coordinates whose signs are counted", gt=0, le=1)
 
+    relations: ClassVar[tuple[Relation, ...]] = (Relation("lower", "<", "upper"),)
     papers: ClassVar[tuple[Paper, ...]] = (
         Paper(
             "Xu et al., ICDCS 2022",
