@@ -301,7 +301,10 @@ def plan(
     from fedred.plan import make_plan
     from fedred.yaml_reading import read_yaml
 
-    found = estimates(make_plan(read_yaml(config)))
+    planned = make_plan(read_yaml(config))
+    for sentence in planned.doubts():
+        log.warning("%s", sentence)
+    found = estimates(planned)
     print_estimates(found, pace_of(measured) if measured else None, gpus, Console())
 
 

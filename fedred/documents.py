@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fedred.config import FAMILIES, FIGURES, TABLES, Config, Experiment, Settings
 from fedred.local_training import LocalTraining
-from fedred.options import declared_options, range_in_words
+from fedred.options import declared_options, declared_relations, range_in_words
 
 Description = dict[str, Any]
 HEAD = """# Configuration
@@ -23,6 +23,15 @@ over them, seeds, and the tables and figures that it feeds. Two experiments with
 `snakemake --configfile config/laptop.yaml` runs the experiments of that file alone.
 
 A method is its name (`attack: min_max`), or has options (`attack: {name: scaling, factor: 5}`).
+Options without a name are those of the default method: `partition: {clients: 10}` is a
+`balanced_dirichlet`, and `partition.clients: [10, 20]` in a grid as well. A new name, as in
+`partition.name: [iid]`, starts without the options of the method before.
+What must hold between options stands below their table, with n participants in a round.
+
+Values are read by the core schema of YAML 1.2. Spellings that YAML 1.1 reads as something else are
+refused: `010`, `0x10`, `1_000`, `1:00`, `yes`, `no`, `on`, `off`, dates. A text that looks like a number
+or a date stands in quotes.
+
 A grid is a mapping of setting paths to lists of values, all combinations of which are run:
 
 ```yaml
@@ -60,7 +69,14 @@ def describe_method(method: Any) -> Description:
     summary = (method.__doc__ or "").strip().splitlines()[0]
     papers = [paper.short for paper in method.papers]
     told = {key: vars(method)[key] for key in ("tested", "elsewhere") if key in vars(method)}
-    return {"papers": papers, "summary": summary, "options": options, **told}
+    relations = [str(relation) for relation in declared_relations(method)]
+    return {
+        "papers": papers,
+        "summary": summary,
+        "options": options,
+        "relations": relations,
+        **told,
+    }
 
 
 def _options(method: Any, prefix: str = "") -> Iterator[tuple[str, Description]]:
@@ -116,7 +132,8 @@ def _about(method: Description) -> Iterator[str]:
 
 
 def _defaults(method: Description) -> str:
-    return ", ".join(f"{path} ({_plain(o['default'])})" for path, o in method["options"].items())
+    options = (f"{path} ({_plain(o['default'])})" for path, o in method["options"].items())
+    return "; ".join([", ".join(options), *method["relations"]])
 
 
 METHODS_HEAD = """# Methods
@@ -204,3 +221,6 @@ def _method_lines(method: Description) -> Iterator[str]:
     for path, option in method["options"].items():
         default = f"`{_plain(option['default'])}`"
         yield _row([f"`{path}`", option["type"], option["range"], default, option["help"]])
+    if method["relations"]:
+        rules = ", ".join(f"`{relation}`" for relation in method["relations"])
+        yield from ("", f"Needed: {rules}.")

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,9 @@ from fedred.config import (
 from fedred.errors import UserError
 from fedred.reference import references
 from fedred.report.sweeps import swept_setting
+from fedred.run_warnings import doubts
 from fedred.validation import validated
-from fedred.yaml_reading import within_limits
+from fedred.yaml_reading import read_texts, read_yaml, within_limits
 
 Settings = Mapping[str, Any]
 PUBLISHED = "published"
@@ -206,6 +207,12 @@ class Plan:
         }
         return "; ".join(f"{name}: {values}" for name, values in different.items() if values)
 
+    def doubts(self) -> Iterator[str]:
+        """Yield what is doubtful in the settings, once an experiment."""
+        return doubts(
+            {name: [self.runs[run] for run in ids] for name, ids in self.experiments.items()}
+        )
+
     def outputs(self) -> list[str]:
         """Return all tables and figures."""
         return self.table_files() + self.figure_files()
@@ -314,16 +321,46 @@ def as_text(settings: Settings) -> str:
     return json.dumps(settings)
 
 
-def workflow_plan(raw: Settings) -> Plan:
+def workflow_plan(workflow: Any, config: Settings) -> Plan:
     """Return the plan for Snakemake, or end the process with one sentence and exit code 2.
 
-    A `WorkflowError` would print the lines of the workflow's source beside the sentence.
+    A `WorkflowError` would print the lines of the workflow's source beside the sentence. What is
+    doubtful is told once, not by every job.
+
+    Args:
+        workflow: Snakemake's object of that name.
+        config: the configuration as Snakemake has read it.
     """
     try:
-        return make_plan(raw)
+        plan = make_plan(as_written(workflow, config))
     except UserError as error:
         print(f"fedred: {error}", file=sys.stderr)
         sys.exit(2)
+    for sentence in plan.doubts() if workflow.is_main_process else ():
+        print(f"fedred: {sentence}", file=sys.stderr)
+    return plan
+
+
+def as_written(workflow: Any, config: Settings) -> Settings:
+    """Return the configuration as its files and `--config` spell it.
+
+    Snakemake has read both before this is called: files by YAML 1.1, and what stands inside a value of
+    `--config` as texts. A module of another workflow is given values, whose spelling nobody knows.
+
+    Raises:
+        UserError: for a file or a value that cannot be read.
+    """
+    from snakemake.utils import update_config
+
+    if workflow.modifier.skip_configfile:
+        return dict(read_texts(config, "the configuration of the module"))
+    given = workflow.config_settings
+    replaced = given.replace_workflow_config
+    merged: dict[str, Any] = {}
+    for file in given.configfiles if replaced else workflow.configfiles:
+        update_config(merged, read_yaml(Path(file)))
+    update_config(merged, read_texts(given.config, "--config"))
+    return merged
 
 
 def gpus_per_run(devices: Path = Path("/dev")) -> int:

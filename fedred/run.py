@@ -30,7 +30,13 @@ from fedred.models import flat_model
 from fedred.partition import ClientIndices, description
 from fedred.provenance import versions
 from fedred.run_folder import RunFolder
-from fedred.run_warnings import Warnings, data_warnings, history_warnings, round_warnings
+from fedred.run_warnings import (
+    Warnings,
+    data_warnings,
+    doubtful_settings,
+    history_warnings,
+    round_warnings,
+)
 from fedred.simulation import (
     Federation,
     Record,
@@ -218,7 +224,7 @@ def run(
     state, records = folder.load_checkpoint(first, computed) or (first, [])
     if records:
         log.info("resuming after round %d of %d", state.round, federation.rounds)
-    beforehand = data_warnings(federation)
+    beforehand = doubtful_settings(folder.settings) | data_warnings(federation)
     log_warnings(beforehand)
     told = round_warnings(records[-1]) if records else {}
     with StopRequest() as stop:

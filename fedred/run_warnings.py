@@ -4,7 +4,8 @@ A warning is a kind, by which tables and figures mark a run, and a sentence with
 Imports no PyTorch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,8 +33,66 @@ KINDS = {
 }
 """What a footnote says of a kind."""
 
+Settings = Mapping[str, Any]
+"""Resolved settings of a run, as plain values."""
+
 Clients = Mapping[str, NDArray[Any]]
 """Columns of `clients.parquet` as [rounds, clients]."""
+
+
+def doubtful_settings(settings: Settings) -> Warnings:
+    """Return kind -> sentence of what is doubtful in the settings of a run.
+
+    `no_attackers`: an attack without malicious clients. `threshold_not_below_one`: an update that is
+    not reconstructed at all has error 1, and passes. `defense_never_starts`: the run is shorter than
+    what the defense must see first.
+
+    """
+    found: Warnings = {}
+    attack, rounds = settings["attack"]["name"], settings["rounds"]
+    if attack != "none" and not settings["malicious"]:
+        found["no_attackers"] = f"the attack {attack} has no attackers: malicious is 0"
+    for defense in _defenses(settings["defense"]):
+        if defense["name"] == "fedredefense" and defense["threshold"] >= 1:
+            found["threshold_not_below_one"] = (
+                f"the threshold of fedredefense is {defense['threshold']:g}: an update that is not "
+                "reconstructed at all has error 1 and is trusted"
+            )
+        if defense["name"] == "fldetector" and rounds < first_judged_round(defense["window"]):
+            first = first_judged_round(defense["window"])
+            found["defense_never_starts"] = (
+                f"fldetector with window {defense['window']} judges nobody before round {first}: "
+                f"the run has {rounds}"
+            )
+    return found
+
+
+def first_judged_round(window: int) -> int:
+    """Return the first round in which FLDetector can predict an update.
+
+    The model moves for the first time between rounds 1 and 2; `window` such pairs come before.
+    """
+    return window + 2
+
+
+def _defenses(defense: Settings) -> Iterable[Settings]:
+    """Yield a defense and those inside it."""
+    yield defense
+    for option in defense.values():
+        if isinstance(option, Mapping) and "name" in option:
+            yield from _defenses(option)
+
+
+def doubts(experiments: Mapping[str, Sequence[Settings]]) -> Iterator[str]:
+    """Yield what is doubtful in the runs of each experiment, each sentence once, with their number.
+
+    Args:
+        experiments: name -> resolved settings of its runs, as plain values.
+    """
+    for name, runs in experiments.items():
+        counts = Counter(sentence for run in runs for sentence in doubtful_settings(run).values())
+        for sentence, count in counts.items():
+            yield f"experiments.{name}: {sentence} ({count} of {len(runs)} runs)"
 
 
 def data_warnings(federation: "Federation") -> Warnings:
@@ -79,7 +138,7 @@ def round_warnings(record: "Record") -> Warnings:
 _COUNTED = ("participants", "trusted", "broken", "diverged", "model_stayed", "model_finite")
 
 
-def history_warnings(settings: Mapping[str, Any], records: Sequence["Record"]) -> Warnings:
+def history_warnings(settings: Settings, records: Sequence["Record"]) -> Warnings:
     """Return what all rounds of a run tell.
 
     Args:

@@ -9,7 +9,7 @@ from fedred.plan import (
 )
 from fedred.provenance import numeric_sources, offline_sources, report_sources
 
-PLAN = workflow_plan(config)
+PLAN = workflow_plan(workflow, config)
 
 
 report: "../report/workflow.rst"
