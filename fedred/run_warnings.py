@@ -46,7 +46,6 @@ def doubtful_settings(settings: Settings) -> Warnings:
     `no_attackers`: an attack without malicious clients. `threshold_not_below_one`: an update that is
     not reconstructed at all has error 1, and passes. `defense_never_starts`: the run is shorter than
     what the defense must see first.
-
     """
     found: Warnings = {}
     attack, rounds = settings["attack"]["name"], settings["rounds"]

@@ -26,9 +26,9 @@ from fedred.papers import FANG, Paper
 class FangKrum:
     """Send -lambda * sign(mu), mu the mean of the known honest updates, with a large lambda.
 
-    lambda is halved from the paper's upper bound until Krum, among the known updates and the crafted
-    ones, picks a crafted one; below `smallest` the search has failed. With full knowledge all m
-    crafted updates stand among the candidates. With the attacker's own updates alone, one
+    lambda is halved from an upper bound until Krum, among the known updates and the crafted ones,
+    picks a crafted one; below `smallest` the search has failed. With full knowledge all m crafted
+    updates stand among the candidates. With the attacker's own updates alone, one
     does first, and one more after each failed search (m of them always win). When no search
     succeeds, a zero update is sent. Every attacker sends the same. One update alone has no spread:
     see `lone`.
@@ -76,7 +76,8 @@ class FangKrum:
         """
         rows = known.double()
         honest = pairwise_distances(rows)
-        step = upper_bound(honest, rows.norm(dim=1), crafted, rows.shape[1])
+        size = max(1, int(direction.count_nonzero()))
+        step = upper_bound(honest, rows.norm(dim=1), crafted, size, self.squared)
         while step >= self.smallest:
             outward = (step * direction.double() - rows).norm(dim=1)
             if self._is_picked(honest, outward, crafted):
@@ -96,18 +97,25 @@ class FangKrum:
         return bool(scores[k] < scores[:k].min())
 
 
-def upper_bound(honest: Tensor, lengths: Tensor, crafted: int, size: int) -> float:
-    """Return the largest lambda at which Krum can pick the crafted update (their theorem 1).
+def upper_bound(honest: Tensor, lengths: Tensor, crafted: int, size: int, squared: bool) -> float:
+    """Return a lambda beyond which Krum never picks the crafted update, for c up to k - 2.
 
-    sqrt(min_i sum of the k - 2 smallest D_ij^2 / ((k - c - 1) P)) + max_i ||x_i|| / sqrt(P)
+    max_i ||x_i|| / sqrt(p) + sqrt(min_i sum of the k - 2 smallest D_ij^2 / ((k - c - 1) p)), or, where
+    Krum sums D itself, min_i sum of the k - 2 smallest D_ij / ((k - c - 1) sqrt(p)).
+
+    Of the k - 2 neighbours that count, c - 1 at most are copies, and the k - c - 1 others are honest,
+    none of them nearer than lambda sqrt(p) - max_i ||x_i||. More copies have the score 0 at any
+    lambda: 1 stands for k - c - 1 then, and the search starts somewhere.
 
     Args:
         honest: distances D between the k honest updates [k, k], infinite on the diagonal.
         lengths: their norms [k].
         crafted: c.
-        size: P.
+        size: p, coordinates in which the crafted update is not 0.
+        squared: sum squared distances.
     """
     k = len(honest)
-    closest = float(nearest_sums(honest, max(1, k - 2)).min())
     room = max(1, k - crafted - 1)
-    return math.sqrt(closest / (room * size)) + float(lengths.max()) / math.sqrt(size)
+    closest = float(nearest_sums(honest, max(1, k - 2), squared).min())
+    reach = math.sqrt(closest / (room * size)) if squared else closest / (room * math.sqrt(size))
+    return reach + float(lengths.max()) / math.sqrt(size)

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from fedred.defenses.geometric_median import GeometricMedian
 from fedred.defenses.geometry import group_means
-from fedred.defenses.interface import Defense, ServerView, Traits, Verdict, judge_finite
+from fedred.defenses.interface import (
+    Defense,
+    ServerView,
+    Traits,
+    Verdict,
+    judge_finite,
+    without_broken,
+)
 from fedred.errors import UserError
 from fedred.options import InRound, check_options, option
 from fedred.papers import KARIMIREDDY_BUCKETING, Paper
@@ -77,3 +84,10 @@ class Bucketing:
             members(verdict.iterations),
             members(verdict.diverged),
         )
+
+
+@without_broken.register
+def _(rule: Bucketing, asked: int, left: int) -> Bucketing:
+    """The f of the rule inside speaks of buckets: those that are missing count among it."""
+    buckets = [math.ceil(count / rule.size) for count in (asked, left)]
+    return replace(rule, aggregator=without_broken(rule.aggregator, *buckets))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.geometry import by_columns, pairwise_distances
-from fedred.defenses.interface import ServerView, Traits, Verdict, judge_tolerant, tolerated_option
+from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, tolerated_option
 from fedred.defenses.krum import nearest_sums
 from fedred.defenses.median import middle_of
 from fedred.options import check_options
@@ -40,7 +40,7 @@ class Bulyan:
         "selection and aggregate of a loop written from the paper; no client twice"
     )
     elsewhere: ClassVar[str] = "a public library leaves the winner in and picks it again"
-    __call__ = judge_tolerant
+    __call__ = judge_finite
 
     def __post_init__(self) -> None:
         check_options(self)

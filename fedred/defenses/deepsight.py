@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fedred.defenses.clustering import hdbscan
-from fedred.defenses.geometry import by_rows, clip_factors, cosine_similarities, norms
+from fedred.defenses.geometry import by_rows, clip_factors, cosine_distances, norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
 from fedred.defenses.median import middle_of
 from fedred.errors import UserError
@@ -88,7 +88,7 @@ class DeepSight:
             for _ in range(DRAWS)
         ]
         by_energy = self._apart(_euclidean(energies))
-        by_bias = self._apart(1 - cosine_similarities(biases))
+        by_bias = self._apart(cosine_distances(biases))
         return (torch.stack(differences).mean(0) + by_energy + by_bias) / 3
 
     def _apart(self, distances: Tensor) -> Tensor:

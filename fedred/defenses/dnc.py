@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from fedred.defenses.interface import (
     Traits,
     Verdict,
     a_third,
-    judge_tolerant,
+    judge_finite,
     mean_of_trusted,
     tolerated_option,
 )
@@ -27,7 +28,7 @@ class DnC:
     """Drop the c f updates with the largest projections on the top singular vector; mean of the rest.
 
     On a random subset of coordinates, with x_i centred: score_i = <x_i, v>^2, v the top right singular
-    vector. This is repeated `iterations` times with new subsets; whoever is never dropped is trusted.
+    vector. floor(c f) are dropped, in each of `iterations` new subsets; who is never dropped is trusted.
     The suspicion is the mean score. Needs n >= 2 f + 1, f = `tolerated`.
 
     Source: Shejwalkar and Houmansadr, NDSS 2021, algorithm 2.
@@ -46,7 +47,7 @@ class DnC:
         "scores of NumPy's SVD; a planted direction is found, an isotropic one is not"
     )
     elsewhere: ClassVar[str] = "some code drops f in all iterations together, or forgets to centre"
-    __call__ = judge_tolerant
+    __call__ = judge_finite
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -59,7 +60,7 @@ class DnC:
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Return the mean of the trusted ones of updates [n, P], and the suspicion of all [n]."""
         n, P = updates.shape
-        dropped = min(n - 1, int(self.filtered * a_third(self.tolerated, n)))
+        dropped = min(n - 1, whole_part(self.filtered, a_third(self.tolerated, n)))
         scores = torch.stack(
             [
                 outlier_scores(updates[:, self._subset(P, view.generator)])
@@ -79,6 +80,11 @@ class DnC:
 def _share(participants: int, tolerated: int) -> float:
     """Return n / f, by which more than all would be dropped."""
     return participants / tolerated if tolerated else math.inf
+
+
+def whole_part(factor: float, count: int) -> int:
+    """Return floor(factor * count) of the factor as it is written: 1.16 * 25 is 29, not 28.99...96."""
+    return math.floor(Decimal(str(factor)) * count)
 
 
 def outlier_scores(updates: Tensor) -> Tensor:

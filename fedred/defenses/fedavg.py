@@ -36,5 +36,5 @@ class FedAvg:
     def __call__(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P] by their (weighted) mean [P]."""
         counts = view.samples if self.by_samples else torch.ones_like(view.samples)
-        shares = (counts / counts.sum()).to(updates)
+        shares = counts.to(updates) / counts.sum().to(updates)
         return Verdict(shares @ updates, everybody(updates))

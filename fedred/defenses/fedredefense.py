@@ -8,7 +8,14 @@ from torch import Tensor
 
 from fedred.defenses.fedavg import FedAvg
 from fedred.defenses.geometry import by_rows
-from fedred.defenses.interface import Defense, ServerView, Traits, Verdict
+from fedred.defenses.interface import (
+    Defense,
+    ServerView,
+    Traits,
+    Verdict,
+    finite_rows,
+    without_broken,
+)
 from fedred.options import check_options, option
 from fedred.papers import FEDREDEFENSE, Paper
 from fedred.parameters import NamedTensors, nested, part_of
@@ -21,8 +28,9 @@ class FedREDefense:
 
     A participant is trusted when its reconstruction error is at most `threshold`, which is also the
     early stop of the reconstruction. An error that is not finite is distrusted, and the others are
-    judged as always. The trusted updates go to `aggregator`; when they are fewer than it needs, the
-    global model stays as it is. What was learned of a client starts its next reconstruction.
+    judged as always. The trusted updates go to `aggregator`, and updates that are not finite count
+    among its f; when the trusted are fewer than it needs, the global model stays as it is. What was
+    learned of a client starts its next reconstruction.
 
     Args:
         exclusion: `permanent`: a flagged client is never asked again; `round`: it is left out of
@@ -31,7 +39,11 @@ class FedREDefense:
     Source: Xie, Fang, Gong, ICML 2024, algorithm 1. Differences: docs/deviations.md.
     """
 
-    threshold: float = option(0.6, "largest error of a trusted client, and the early stop", gt=0)
+    threshold: float = option(
+        0.6,
+        "largest error of a trusted client, and the early stop; 1 is met by any update, without a move",
+        gt=0,
+    )
     exclusion: Literal["permanent", "round"] = option("permanent", "how long a flag lasts")
     aggregator: Defense = option(FedAvg(), "rule that combines the trusted updates")
     reconstruction: Reconstruction = option(Reconstruction(), "how updates are reconstructed")
@@ -64,12 +76,13 @@ class FedREDefense:
     def _aggregate(
         self, updates: Tensor, view: ServerView, trusted: Tensor
     ) -> tuple[Tensor, NamedTensors]:
-        if int(trusted.sum()) < self.aggregator.traits.fewest_participants:
+        rule = without_broken(self.aggregator, len(updates), int(finite_rows(updates).sum()))
+        if int(trusted.sum()) < rule.traits.fewest_participants:
             return torch.zeros_like(view.weights), nested(
                 "aggregator", part_of(view.state, "aggregator")
             )
         chosen = updates if trusted.all() else updates[trusted]
-        verdict = self.aggregator(chosen, view.select(trusted).within("aggregator"))
+        verdict = rule(chosen, view.select(trusted).within("aggregator"))
         return verdict.aggregate, nested("aggregator", verdict.state)
 
     def _initial_state(self, view: ServerView) -> dict[str, Tensor]:

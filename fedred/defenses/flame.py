@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.clustering import hdbscan
-from fedred.defenses.geometry import clip_factors, cosine_similarities, norms
+from fedred.defenses.geometry import clip_factors, cosine_distances, norms
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, mean_of_trusted
 from fedred.defenses.median import middle_of
 from fedred.options import check_options, option
@@ -56,7 +56,7 @@ class FLAME:
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P]; who lies outside the cluster is not trusted."""
         origin = -view.weights.double() if self.angles == "models" else 0.0
-        distances = 1 - cosine_similarities(updates, origin)
+        distances = cosine_distances(updates, origin)
         trusted = hdbscan(distances, len(updates) // 2 + 1) == 0
         lengths = norms(updates)
         limit = middle_of(lengths)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedred.defenses.geometry import cosine_similarities
+from fedred.defenses.geometry import cosine_distances
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, of_participants
 from fedred.options import check_options, option
 from fedred.papers import Paper
@@ -52,7 +52,7 @@ class FoolsGold:
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P] by weights from the histories, which are remembered."""
         histories = self._histories(updates, view)
-        weights = self.weights(cosine_similarities(of_participants(histories, view)))
+        weights = self.weights(cosine_distances(of_participants(histories, view)))
         total = weights.sum()
         shares = (weights / total if total > 0 else weights).to(updates)
         state = {"histories": histories}
@@ -65,12 +65,17 @@ class FoolsGold:
         clients, largest = view.clients.to(updates.device), torch.finfo(updates.dtype).max
         return before.index_add(0, clients, updates).clamp_(-largest, largest)
 
-    def weights(self, cosines: Tensor) -> Tensor:
-        """Return the weights [n] from cosines of histories [n, n]."""
-        similar = cosines.clone().fill_diagonal_(-torch.inf)
-        nearest = similar.max(1).values.clamp(min=0)
-        pardon = (nearest[:, None] / nearest).where(nearest > nearest[:, None], 1.0)
-        originality = (1 - (similar * pardon).max(1).values).clamp(0, 1)
+    def weights(self, distances: Tensor) -> Tensor:
+        """Return the weights [n] from cosine distances d = 1 - c of histories [n, n].
+
+        With e = 1 - v the pardoned distance 1 - c_ij v_i / v_j is (e_i - e_j + d_ij v_i) / v_j, in
+        which small distances keep their digits.
+        """
+        apart = distances.clone().fill_diagonal_(torch.inf)
+        nearest = apart.min(1).values.clamp(max=1)
+        mine, other = nearest[:, None], nearest
+        pardoned = (mine - other + apart * (1 - mine)) / (1 - other)
+        originality = pardoned.where(other < mine, apart).min(1).values.clamp(0, 1)
         if not originality.any():
             return originality
         originality = (originality / originality.max()).clamp(max=HIGHEST)

@@ -54,7 +54,7 @@ class GeometricMedian:
     def judge(self, updates: Tensor, view: ServerView) -> Verdict:
         """Aggregate updates [n, P] by their geometric median [P]."""
         counts = view.samples if self.by_samples else torch.ones_like(view.samples)
-        shares = (counts / counts.sum()).double().to(updates.device)
+        shares = (counts.double() / counts.sum()).to(updates.device)
         center = by_columns(middle_of, updates)
         weights = self.weights(gram_matrix(updates, center), shares).to(updates)
         move = by_columns(lambda block, start: weights @ (block - start), updates, center)

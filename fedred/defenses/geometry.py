@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 ENTRIES = 2**18  # of a block: 2 MiB as float64
+NEAR = 1e-8  # a difference of 1 and a cosine that has lost half of its digits
 LANES = 64  # a block begins where torch's vectors do: sums over clients keep every bit
 
 
@@ -66,10 +67,47 @@ def unit_rows(updates: Tensor) -> Tensor:
     return updates.double() / _divisors(norms(updates))[:, None]
 
 
-def cosine_similarities(updates: Tensor, center: Tensor | float = 0.0) -> Tensor:
-    """Return cosines float64 [n, n] of updates [n, P], seen from a center [P]; 0 beside a zero one."""
+def cosine_distances(updates: Tensor, center: Tensor | float = 0.0) -> Tensor:
+    """Return 1 - cos float64 [n, n] of updates [n, P], seen from a center [P].
+
+    0 between updates of one direction, equal ones among them; 1 beside a zero update, which has none.
+    """
     lengths = _divisors(norms(updates, center))
-    return gram_matrix(updates, center, lengths).clamp(-1, 1)
+    above = (1 - gram_matrix(updates, center, lengths).clamp(-1, 1)).triu(1)
+    distances = above + above.T
+    near = (distances < NEAR).fill_diagonal_(False)
+    first = _first_equals(updates, near)
+    distinct = first == torch.arange(len(first), device=first.device)
+    some = (distinct & (near & distinct).any(1)).nonzero().flatten()
+    if len(some):
+        exact = _small_distances(updates, center, lengths, some)
+        pairs = some[:, None], some
+        distances[pairs] = exact.where(near[pairs], distances[pairs])
+    return distances[first][:, first].fill_diagonal_(0)
+
+
+def _first_equals(updates: Tensor, near: Tensor) -> Tensor:
+    """Return the first client [n] that sent each of updates [n, P], among near pairs bool [n, n]."""
+    first = list(range(len(updates)))
+    for one, others in enumerate(near.triu(1)):
+        for other in others.nonzero().flatten().tolist() if first[one] == one else ():
+            if first[other] == other and updates[one].equal(updates[other]):
+                first[other] = one
+    return torch.tensor(first, device=updates.device)
+
+
+def _small_distances(
+    updates: Tensor, center: Tensor | float, lengths: Tensor, some: Tensor
+) -> Tensor:
+    """Return |u - v|^2 / 2 [k, k] of the unit rows of some updates (ids [k]): 1 - cos to the last digit.
+
+    A difference that rounding can make of one direction is 0.
+    """
+    squares = lengths.new_zeros(len(some), len(some))
+    for rows in _seen_from(updates, center, lengths):
+        squares += pairwise_distances(rows[some]).square()
+    rounding = (updates.shape[1] + 4) * torch.finfo(torch.float64).eps
+    return torch.where(squares > rounding**2, squares / 2, 0.0)
 
 
 def clip_factors(lengths: Tensor, limit: float | Tensor) -> Tensor:
@@ -106,15 +144,20 @@ def gram_matrix(
         center: what is subtracted from each [P].
         lengths: what the differences are then divided by [n].
     """
-    n, P = updates.shape
-    products = updates.new_zeros(n, n, dtype=torch.float64)
-    middle = torch.as_tensor(center, device=updates.device).expand(P)
+    products = updates.new_zeros(len(updates), len(updates), dtype=torch.float64)
+    for rows in _seen_from(updates, center, lengths):
+        products.addmm_(rows, rows.T)
+    return products
+
+
+def _seen_from(updates: Tensor, center: Tensor | float, lengths: Tensor | None) -> Iterator[Tensor]:
+    """Yield updates minus a center, over `lengths` [n], as float64, in blocks of coordinates."""
+    middle = torch.as_tensor(center, device=updates.device).expand(updates.shape[1])
     for block, middle_block in column_blocks(updates, middle):
         rows = (block - middle_block).double()
         if lengths is not None:
             rows /= lengths[:, None]
-        products.addmm_(rows, rows.T)
-    return products
+        yield rows
 
 
 def group_means(updates: Tensor, groups: Sequence[Tensor]) -> Tensor:

@@ -1,8 +1,9 @@
 """What a defense is, and what a server may know."""
 
 from dataclasses import dataclass, field, replace
+from functools import singledispatch
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, get_type_hints
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from fedred.defenses.geometry import by_columns, by_rows
 from fedred.errors import UserError
 from fedred.local_training import LocalTraining
-from fedred.options import option
+from fedred.options import declared_options, option
 from fedred.papers import Paper
 from fedred.parameters import FlatModel, NamedTensors, part_of
 
@@ -120,40 +121,23 @@ class FiniteRule(Defense, Protocol):
         ...
 
 
-class TolerantRule(FiniteRule, Protocol):
-    """A finite rule that is told how many malicious clients to tolerate: `judge_tolerant`."""
-
-    @property
-    def tolerated(self) -> int | None: ...
-
-
 def judge_finite(self: FiniteRule, updates: Tensor, view: ServerView) -> Verdict:
     """Judge the finite ones of updates [n, P]; the others are distrusted, with infinite suspicion.
 
+    They count among the f of a rule that is told one, and of the rules inside it (`without_broken`).
     When too few are finite for the rule, or the aggregate overflows, nobody is trusted and the model
     stays as it is.
 
     Raises:
         UserError: when the round has fewer than `fewest_participants`.
     """
-    return _judge(self, self, updates, view)
-
-
-def judge_tolerant(self: TolerantRule, updates: Tensor, view: ServerView) -> Verdict:
-    """As `judge_finite`; an update that is not finite counts as one of those to be tolerated."""
-    broken = int((~finite_rows(updates)).sum())
-    if self.tolerated is None or not broken:
-        return _judge(self, self, updates, view)
-    rest: FiniteRule = replace(self, tolerated=max(0, self.tolerated - broken))  # type: ignore[type-var]
-    return _judge(self, rest, updates, view)
-
-
-def _judge(rule: FiniteRule, rest: FiniteRule, updates: Tensor, view: ServerView) -> Verdict:
-    refuse_too_few(rule, len(updates))
+    refuse_too_few(self, len(updates))
     finite = finite_rows(updates)
     if finite.all():
-        return _bounded(rule.judge(updates, view), view)
-    if int(finite.sum()) < max(1, rest.traits.fewest_participants):
+        return _bounded(self.judge(updates, view), view)
+    left = int(finite.sum())
+    rest = without_broken(self, len(updates), left)
+    if left < max(1, rest.traits.fewest_participants):
         return keep_model(view)
     seen = view.select(finite)
     verdict = _bounded(rest.judge(updates[finite], seen), seen)
@@ -164,6 +148,24 @@ def _judge(rule: FiniteRule, rest: FiniteRule, updates: Tensor, view: ServerView
         iterations=None if verdict.iterations is None else _scatter(verdict.iterations, finite, 0),
         diverged=None if verdict.diverged is None else _scatter(verdict.diverged, finite, False),
     )
+
+
+@singledispatch
+def without_broken(rule: Any, asked: int, left: int) -> Any:
+    """Return a rule for the `left` of `asked` updates that are finite: the others count among its f.
+
+    They count among the f of the rules inside it too. A rule that shows those other rows than one for
+    every client registers here how many (see `bucketing`).
+    """
+    hints = get_type_hints(type(rule))
+    changes: dict[str, Any] = {}
+    for declared in declared_options(rule):
+        value = getattr(rule, declared.name)
+        if hints[declared.name] is Defense:
+            changes[declared.name] = without_broken(value, asked, left)
+        elif declared.name == "tolerated" and value is not None:
+            changes[declared.name] = max(0, value - (asked - left))
+    return replace(rule, **changes)
 
 
 def _bounded(verdict: Verdict, view: ServerView) -> Verdict:

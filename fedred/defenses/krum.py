@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.geometry import pairwise_distances
-from fedred.defenses.interface import ServerView, Traits, Verdict, judge_tolerant, tolerated_option
+from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, tolerated_option
 from fedred.options import check_options, option
 from fedred.papers import BLANCHARD, Paper
 
@@ -30,7 +30,7 @@ class Krum:
     papers: ClassVar[tuple[Paper, ...]] = (BLANCHARD,)
     tested: ClassVar[str] = "scores and winner of a loop written from the paper; byzfl as an oracle"
     elsewhere: ClassVar[str] = "byzfl sums n - f - 1 neighbours; others square twice, or not at all"
-    __call__ = judge_tolerant
+    __call__ = judge_finite
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -10,7 +10,7 @@ from fedred.defenses.interface import (
     ServerView,
     Traits,
     Verdict,
-    judge_tolerant,
+    judge_finite,
     mean_of_trusted,
     tolerated_option,
 )
@@ -38,7 +38,7 @@ class MultiKrum:
         "the k best of a loop written from the paper; k = 1 is Krum, k = n the mean"
     )
     elsewhere: ClassVar[str] = "some code removes the winner and scores the rest anew, k times"
-    __call__ = judge_tolerant
+    __call__ = judge_finite
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -12,7 +12,7 @@ from fedred.defenses.interface import (
     Traits,
     Verdict,
     a_third,
-    judge_tolerant,
+    judge_finite,
     tolerated_option,
 )
 from fedred.defenses.trimmed_mean import TrimmedMean
@@ -45,7 +45,7 @@ class NNM:
     )
     tested: ClassVar[str] = "mixtures of a loop; less variance among the honest; byzfl as an oracle"
     elsewhere: ClassVar[str] = "some code leaves the update itself out of its neighbours"
-    __call__ = judge_tolerant
+    __call__ = judge_finite
 
     def __post_init__(self) -> None:
         check_options(self)

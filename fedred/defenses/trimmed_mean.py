@@ -12,7 +12,7 @@ from fedred.defenses.interface import (
     Verdict,
     a_third,
     everybody,
-    judge_tolerant,
+    judge_finite,
     tolerated_option,
 )
 from fedred.options import check_options
@@ -34,7 +34,7 @@ class TrimmedMean:
     papers: ClassVar[tuple[Paper, ...]] = (YIN,)
     tested: ClassVar[str] = "scipy's trim_mean; byzfl as an oracle; between the honest extremes"
     elsewhere: ClassVar[str] = "released f is ceil(28.000000000000004) + 1 = 30 by a rounding error"
-    __call__ = judge_tolerant
+    __call__ = judge_finite
 
     def __post_init__(self) -> None:
         check_options(self)

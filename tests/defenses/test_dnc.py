@@ -7,7 +7,7 @@ from defense_support import normal, view_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedred.defenses.dnc import DnC, outlier_scores
+from fedred.defenses.dnc import DnC, outlier_scores, whole_part
 from fedred.errors import UserError
 
 
@@ -43,6 +43,17 @@ def test_a_planted_direction_is_found():
 def test_c_times_f_updates_are_dropped(f, filtered, dropped):
     verdict = DnC(f, filtered=filtered)(normal(2, 9, 20), view_of(9))
     assert int((~verdict.trusted).sum()) == dropped
+
+
+def test_no_product_of_c_and_f_loses_one_to_floating_point():
+    lost = 0
+    for hundredths in range(201):
+        for f in range(41):
+            assert whole_part(hundredths / 100, f) == hundredths * f // 100
+            lost += int(hundredths / 100 * f) != hundredths * f // 100
+    assert lost == 1  # 1.16 times 25, which is 29
+    verdict = DnC(25, filtered=1.16)(normal(2, 51, 20), view_of(51, all_clients=51))
+    assert int((~verdict.trusted).sum()) == 29
 
 
 def test_a_third_is_tolerated_by_default_and_one_always_stays():

@@ -1,5 +1,6 @@
 """FLAME keeps the smallest linked majority, clips to the median norm, and adds normal noise."""
 
+import numpy as np
 import pytest
 import torch
 from defense_support import normal, view_of
@@ -19,11 +20,15 @@ QUIET = FLAME(angles="updates", noise=0)
 def linked_majority(vectors):
     """Who is linked at the smallest cosine distance that links more than half, bool [n]."""
     units = torch.nn.functional.normalize(vectors.double())
-    distances = 1 - units @ units.T
+    return linked(1 - units @ units.T)
+
+
+def linked(distances):
+    """Who is linked at the smallest of distances [n, n] that links more than half, bool [n]."""
     for threshold in distances.flatten().sort().values:
         labels = torch.from_numpy(connected_components((distances <= threshold).numpy())[1])
         size, label = labels.bincount().max(0)
-        if size > len(vectors) / 2:
+        if size > len(distances) / 2:
             return labels == label
     raise AssertionError
 
@@ -80,6 +85,31 @@ def test_the_trusted_are_the_smallest_linked_majority(n, size, angles, data):
     verdict = judge(FLAME(angles, noise=0), updates, weights)
     expected = linked_majority(updates + weights if angles == "models" else updates)
     assert verdict.trusted.tolist() == expected.tolist()
+
+
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([5, 30, 50, 100]),
+    st.sampled_from([2, 15, 19, 349, 9_610]),
+    st.sampled_from(["models", "updates"]),
+)
+def test_a_majority_that_sends_the_same_is_trusted_as_a_whole(seed, n, size, angles):
+    updates, weights = normal(seed, n, size).float() / 100, normal(seed + 1, size).float()
+    majority = torch.from_numpy(np.random.default_rng(seed).permutation(n)[: 1 + n // 2])
+    updates[majority] = updates[majority[0]].clone()
+    verdict = FLAME(angles)(updates, view_of(n, all_clients=n, weights=weights))
+    assert verdict.trusted.nonzero().flatten().tolist() == majority.sort().values.tolist()
+
+
+@given(st.integers(0, 10**6), st.integers(5, 12), st.sampled_from([1e-4, 1e-6, 1e-8]))
+def test_models_that_differ_little_are_linked_by_the_differences_of_their_updates(seed, n, part):
+    """Updates across the model turn it by their length: angles are as far apart as they are."""
+    weights = normal(seed, 30)
+    updates = normal(seed + 1, n, 30)
+    updates -= (updates @ weights)[:, None] * weights / weights.square().sum()
+    verdict = judge(FLAME("models", noise=0), part * updates, weights)
+    differences = (updates[:, None] - updates).norm(dim=2)
+    assert verdict.trusted.tolist() == linked(differences).tolist()
 
 
 def test_lengths_separate_models_but_not_updates():

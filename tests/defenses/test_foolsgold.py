@@ -1,5 +1,6 @@
 """FoolsGold equals its algorithm written as loops; sybils lose their weight, and so do twins."""
 
+from decimal import Decimal, localcontext
 from math import log
 
 import pytest
@@ -13,7 +14,8 @@ from fedred.defenses.foolsgold import FoolsGold
 
 def cosine(one, other):
     product = sum(a * b for a, b in zip(one, other, strict=True))
-    return product / (sum(a * a for a in one) * sum(b * b for b in other)) ** 0.5
+    half = type(product)("0.5")
+    return product / (sum(a * a for a in one) * sum(b * b for b in other)) ** half
 
 
 def plain_weights(histories, confidence=1.0):
@@ -59,7 +61,7 @@ def test_pardoning_by_hand():
     """
     cosines = torch.tensor([[1.0, 0.7, 0.6], [0.7, 1.0, 0.2], [0.6, 0.2, 1.0]], dtype=torch.double)
     expected = log(21 / 13) + 0.5
-    assert FoolsGold().weights(cosines).tolist() == pytest.approx([expected, expected, 1.0])
+    assert FoolsGold().weights(1 - cosines).tolist() == pytest.approx([expected, expected, 1.0])
 
 
 def test_sybils_get_no_weight_and_different_honest_clients_all():
@@ -109,6 +111,26 @@ def test_a_model_stays_as_it_is_when_all_clients_are_alike():
     verdict = FoolsGold()(torch.ones(4, 3), view_of(4, weights=torch.zeros(3)))
     assert not verdict.trusted.any()
     assert not verdict.aggregate.any()
+
+
+@given(st.integers(0, 10**6), st.integers(2, 40), st.sampled_from([1, 2, 7, 300, 9_610, 20_000]))
+def test_nobody_is_trusted_when_all_send_the_same(seed, n, size):
+    updates = normal(seed, 1, size).float().repeat(n, 1)
+    verdict = FoolsGold()(updates, view_of(n, all_clients=n, weights=torch.zeros(size)))
+    assert not verdict.trusted.any()
+    assert not verdict.aggregate.any()
+    assert (verdict.scores == 1).all()
+
+
+@given(st.integers(0, 10**6), st.integers(3, 6), st.integers(2, 4), st.integers(-9, -2))
+def test_clients_that_differ_little_get_the_weights_of_exact_arithmetic(seed, n, size, exponent):
+    """Scaled by the largest, the least differences decide: none may be lost to rounding."""
+    updates = normal(seed, size).abs() + 0.1 + 10.0**exponent * normal(seed + 1, n, size)
+    with localcontext(prec=60):
+        expected = plain_weights([[Decimal(float(x)) for x in row] for row in updates])
+    verdict = FoolsGold()(updates, view_of(n))
+    expected = torch.tensor([float(one) for one in expected], dtype=torch.float64)
+    torch.testing.assert_close(1 - verdict.scores, expected, rtol=0, atol=1e-4)
 
 
 def test_one_client_alone_resembles_nobody():

@@ -1,5 +1,7 @@
 """Lengths, angles and distances hold for updates of any size."""
 
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from fedred.defenses.geometry import (
     by_columns,
     by_rows,
     clip_factors,
-    cosine_similarities,
+    cosine_distances,
     gram_matrix,
     group_means,
     norms,
@@ -47,13 +49,66 @@ def test_a_limit_may_be_given_for_every_row():
     torch.testing.assert_close(rows * factors[:, None], expected)
 
 
-def test_cosines_of_huge_tiny_and_zero_updates():
-    rows = torch.tensor([[1e30, 0.0], [1e-30, 1e-30], [-3.0, 0.0], [0.0, 0.0]])
-    half = 0.5**0.5
-    expected = [[1, half, -1, 0], [half, 1, -half, 0], [-1, -half, 1, 0], [0, 0, 0, 0]]
-    torch.testing.assert_close(
-        cosine_similarities(rows), torch.tensor(expected, dtype=torch.float64)
-    )
+def test_cosine_distances_of_huge_tiny_and_zero_updates():
+    rows = torch.tensor([[1e30, 0.0], [1e-30, 1e-30], [-3.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    near, far = 1 - 0.5**0.5, 1 + 0.5**0.5
+    expected = [[0, near, 2, 1], [near, 0, far, 1], [2, far, 0, 1], [1, 1, 1, 0]]
+    found = cosine_distances(rows)
+    torch.testing.assert_close(found[:4, :4], torch.tensor(expected, dtype=torch.float64))
+    assert found[3, 4] == 1
+
+
+DRAWS = st.tuples(
+    st.integers(0, 10**6), st.integers(2, 40), st.sampled_from([1, 2, 15, 300, 349, 9_610, 20_000])
+)
+
+
+def groups_of(seed, n):
+    """Which of n clients send the same [n]: a large group, and smaller ones."""
+    return torch.from_numpy(np.random.default_rng(seed).geometric(0.5, n).clip(max=n))
+
+
+@given(DRAWS, st.sampled_from([None, 1.0, 1e3]))
+def test_equal_updates_are_at_no_distance_and_equally_far_from_all_others(shape, length):
+    """From zero or from a center, in a model of which the update is a large or a small part."""
+    seed, n, size = shape
+    groups = groups_of(seed, n)
+    rows = normal(seed, n + 1, size).float()[groups]
+    center = 0.0 if length is None else length * normal(seed + 1, size)
+    found = cosine_distances(rows, center)
+    same = groups[:, None] == groups
+    assert not found[same].any()
+    assert torch.equal(found, found.T)
+    for one in groups.unique():
+        assert len(found[groups == one].unique(dim=0)) == 1
+
+
+@given(DRAWS)
+def test_updates_of_one_direction_are_at_no_distance_whatever_their_lengths(shape):
+    seed, n, size = shape
+    direction = torch.from_numpy(np.random.default_rng(seed).integers(-999, 999, size))
+    lengths = torch.from_numpy(np.random.default_rng(seed + 1).integers(1, 999, n))
+    assert not cosine_distances((lengths[:, None] * direction).float()).any()
+
+
+def exact_distances(rows):
+    """1 - cos with sixty digits, as float64 [n, n]."""
+    exact = [[Decimal(float(entry)) for entry in row] for row in rows]
+
+    def inner(one, other):
+        return sum(a * b for a, b in zip(one, other, strict=True))
+
+    with localcontext(prec=60):
+        cosines = [[inner(a, b) / (inner(a, a) * inner(b, b)).sqrt() for b in exact] for a in exact]
+        return torch.tensor([[float(1 - one) for one in row] for row in cosines]).double()
+
+
+@given(st.integers(0, 10**6), st.integers(2, 12), st.integers(2, 9), st.integers(-13, 0))
+def test_angles_of_any_size_are_those_of_exact_arithmetic(seed, n, size, exponent):
+    """Around one direction; at 1e-8 of it 1 - cos of float64 is 0 or 1.1e-16."""
+    rows = normal(seed, size) + 10.0**exponent * normal(seed + 1, n, size)
+    found, expected = cosine_distances(rows), exact_distances(rows)
+    assert ((found - expected).abs() <= 1e-6 * expected + 1e-28).all()
 
 
 @given(SHAPES)
@@ -97,7 +152,7 @@ def test_inner_products_are_summed_over_blocks():
 def test_lengths_and_angles_are_seen_from_a_center():
     rows, center = normal(1, 4, 200).float(), normal(2, 200).float()
     assert torch.equal(norms(rows, center), norms(rows - center))
-    assert torch.equal(cosine_similarities(rows, center), cosine_similarities(rows - center))
+    assert torch.equal(cosine_distances(rows, center), cosine_distances(rows - center))
 
 
 @pytest.mark.usefixtures("small_blocks")
