@@ -79,6 +79,8 @@ def data(
 
     dataset = _load_source(_method("dataset", settings), root, download)
     save_dataset(dataset, out)
+    _tell_remarks(dataset)
+    log.info("classes: %s", dataset.numbered_classes)
     shape = "x".join(map(str, dataset.input_shape))
     sizes = f"{len(dataset.train_labels)} training and {len(dataset.test_labels)} test images"
     log.info("%s: %s of %s, %d classes", out, sizes, shape, len(dataset.classes))
@@ -150,6 +152,7 @@ def run(
     settings = resolve(_read_settings(config), set or ())
     _prepare_torch(threads, tf32)
     source = _dataset_of(settings, dataset, root, download)
+    _tell_remarks(source)
     clients = _partition_of(settings, partition, source)
     inputs = {"dataset": source.checksum, "partition": clients.checksum}
     folder = RunFolder(out, settings.model_dump(), inputs)
@@ -408,6 +411,11 @@ def _dataset_of(settings: Any, file: Path | None, root: Path | None, download: b
     from fedred.datasets import load_dataset
 
     return load_dataset(file) if file else _load_source(settings.dataset.build(), root, download)
+
+
+def _tell_remarks(dataset: Any) -> None:
+    for remark in dataset.remarks:
+        log.warning("%s", remark)
 
 
 def _deal(method: Any, dataset: Any, seed: int) -> Any:

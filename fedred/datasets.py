@@ -4,12 +4,12 @@ A data set is four tensors: uint8 images and int64 labels to train on and to tes
 the images of its clients once, when it starts. There is no DataLoader and there are no workers.
 """
 
+import gzip
+import hashlib
 import json
 import math
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedred.errors import UserError, shortened
+from fedred.errors import UserError, printable, shortened
 from fedred.files import (
     Tensors,
     Texts,
@@ -29,6 +29,7 @@ from fedred.files import (
     told,
     write_tensors,
 )
+from fedred.image_folder import Samples, files_of, read_folder
 from fedred.options import check_options, option
 from fedred.papers import Paper
 
@@ -38,6 +39,13 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 # The released code's numbers for Fashion-MNIST: they are those of MNIST. The training images
 # themselves have mean 0.2860 and standard deviation 0.3530.
 FASHION_MNIST_MEAN, FASHION_MNIST_STD = (0.1307,), (0.3081,)
+# Of the published archives, which a download leaves beside the files.
+FASHION_MNIST_MD5 = {
+    "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+}
 CINIC10_MEAN = (0.47889522, 0.47227842, 0.43047404)
 CINIC10_STD = (0.24205776, 0.23828046, 0.25874835)
 
@@ -47,9 +55,6 @@ DIGITS_SCALE = 16.0
 BYTE_SCALE = 255.0
 
 LONGEST_NAME = 200
-IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-DECODED_MODE = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +110,26 @@ class Dataset:
         return images.float().div_(self.scale).sub_(mean).div_(std)
 
     @property
+    def classes_present(self) -> tuple[str, ...]:
+        """Names of the classes that a training image has."""
+        numbers = torch.unique(self.train_labels).tolist()
+        return tuple(self.classes[number] for number in numbers)
+
+    @property
+    def numbered_classes(self) -> str:
+        """All classes with their numbers, to be printed: 0 'cat', 1 'dog'."""
+        return ", ".join(f"{at} '{printable(name)}'" for at, name in enumerate(self.classes))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of legal data before a run, a sentence each."""
+        present = self.classes_present
+        if len(present) > 1:
+            return []
+        name = shortened(present[0])
+        return [f"all training images are of one class, '{name}': any model is always right"]
+
+    @property
     def tensors(self) -> Tensors:
         """The four tensors by name, as a file holds them."""
         names = ("train_images", "train_labels", "test_images", "test_labels")
@@ -128,9 +153,16 @@ class Dataset:
 
 
 class Source(Protocol):
-    """What a member of DATASETS is: options at construction, `load` reads the files."""
+    """What a member of DATASETS is: options at construction, `load` reads the files.
+
+    `files` names those that `load` reads and that anybody may have changed, there or not, in a fixed
+    order: by their content one user's data are told from another's. Files that `load` compares with
+    published sums, or would download, are not named.
+    """
 
     papers: ClassVar[tuple[Paper, ...]]
+
+    def files(self, root: Path) -> Sequence[Path]: ...
 
     def load(self, root: Path, download: bool) -> Dataset: ...
 
@@ -157,6 +189,10 @@ class Digits:
             "misc",
         ),
     )
+
+    def files(self, root: Path) -> Sequence[Path]:
+        """Return no file."""
+        return ()
 
     def load(self, root: Path, download: bool) -> Dataset:
         """Return the data set; both arguments are ignored."""
@@ -197,6 +233,13 @@ class FashionMNIST:
         ),
     )
 
+    def files(self, root: Path) -> Sequence[Path]:
+        """Return the four IDX files, none when they are the published ones or yet to be downloaded."""
+        raw = root / "FashionMNIST" / "raw"
+        if not _fashion_is_there(raw) or _fashion_is_published(raw):
+            return ()
+        return [raw / name for name in FASHION_MNIST_MD5]
+
     def load(self, root: Path, download: bool) -> Dataset:
         """Read the four IDX files, downloaded by torchvision when one is missing.
 
@@ -211,7 +254,10 @@ class FashionMNIST:
 
         raw = root / "FashionMNIST" / "raw"
         if download and not _fashion_is_there(raw):
-            with told(f"Fashion-MNIST could not be downloaded to {raw}"):
+            with told(
+                f"Fashion-MNIST could not be downloaded to {raw} (without network, put its files "
+                "there, or name the folder that holds FashionMNIST/raw in FEDRED_DATA)"
+            ):
                 datasets.FashionMNIST(str(root), download=True)
         _require_folder(root)
         return _dataset(
@@ -242,6 +288,10 @@ class CIFAR10:
         ),
     )
 
+    def files(self, root: Path) -> Sequence[Path]:
+        """Return no file: only the published bytes are ever read."""
+        return ()
+
     def load(self, root: Path, download: bool) -> Dataset:
         """Read the batches, downloaded by torchvision when one is missing or damaged.
 
@@ -255,7 +305,10 @@ class CIFAR10:
         from torchvision import datasets
 
         if download:
-            with told(f"CIFAR-10 could not be downloaded to {root}"):
+            with told(
+                f"CIFAR-10 could not be downloaded to {root} (without network, unpack it there, or "
+                "name the folder that holds cifar-10-batches-py in FEDRED_DATA)"
+            ):
                 datasets.CIFAR10(str(root), download=True)
         _require_folder(root)
         _check_cifar10(root)
@@ -274,8 +327,8 @@ class CIFAR10:
 class CINIC10:
     """CIFAR-10 and downscaled ImageNet, 90,000 + 90,000 colour images of 32x32.
 
-    In its own layout: CINIC-10/{train,test}/<class>/*.png. The folder `valid` is not used, and
-    grey files are read as colour.
+    In its own layout: CINIC-10/{train,test}/<class>/*.png, else as ImageFolder. The folder `valid` is
+    not used, and grey files are read as colour.
     """
 
     papers: ClassVar[tuple[Paper, ...]] = (
@@ -289,6 +342,10 @@ class CINIC10:
         ),
     )
 
+    def files(self, root: Path) -> Sequence[Path]:
+        """Return the image files."""
+        return files_of(root / "CINIC-10")
+
     def load(self, root: Path, download: bool) -> Dataset:
         """Read the image files; there is no download.
 
@@ -301,8 +358,8 @@ class CINIC10:
         """
         _require_folder(root)
         hint = "unpack CINIC-10.tar.gz there (https://datashare.ed.ac.uk/handle/10283/3192)"
-        folder = root / "CINIC-10"
-        return _read_folder("cinic10", folder, hint, "RGB", (CINIC10_MEAN, CINIC10_STD))
+        parts = read_folder(root / "CINIC-10", hint, "RGB")
+        return _dataset("cinic10", *parts, normalisation=(CINIC10_MEAN, CINIC10_STD))
 
 
 @dataclass(frozen=True)
@@ -310,7 +367,12 @@ class ImageFolder:
     """Your own images: <folder>/{train,test}/<class>/<image>, all of one size, grey or colour.
 
     Size, channels and classes are found out; mean and standard deviation are those of the training
-    images. Samples are in order of class and file name. Names that begin with a dot are ignored.
+    images. Classes are numbered in natural order, 2 before 10; samples are in order of class and of
+    the characters of the file name. Names that begin with a dot are ignored.
+
+    Pixels are those that a viewer shows: the EXIF orientation and a colour profile are applied (to
+    sRGB), a palette of greys is grey. Refused, with the command that converts them: transparency (an
+    alpha channel of 255 alone is none), animations, 16 bits a channel, CMYK, an unusual gamma.
     """
 
     folder: str = option("images", "folder with train/ and test/, relative to the data folder")
@@ -326,6 +388,10 @@ class ImageFolder:
                 f"data folder, printable, and no longer than {LONGEST_NAME} characters"
             )
 
+    def files(self, root: Path) -> Sequence[Path]:
+        """Return the image files."""
+        return files_of(root / self.folder)
+
     def load(self, root: Path, download: bool) -> Dataset:
         """Read the image files; there is no download.
 
@@ -336,11 +402,11 @@ class ImageFolder:
         Raises:
             UserError: for a folder that is missing or empty, classes that differ between train and
                 test, a file that is no image, an image of another size or channel count than the
-                first, a link that leaves the folder.
+                first, or not shown as its pixels are, a link that leaves the folder.
         """
         _require_folder(root)
         hint = "make it, with train/ and test/, each with one folder a class"
-        return _read_folder("image_folder", root / self.folder, hint)
+        return _dataset("image_folder", *read_folder(root / self.folder, hint))
 
 
 DATASETS: dict[str, type[Source]] = {
@@ -351,7 +417,6 @@ DATASETS: dict[str, type[Source]] = {
     "image_folder": ImageFolder,
 }
 
-Samples = tuple[np.ndarray, np.ndarray]
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -395,8 +460,19 @@ def _require_folder(root: Path) -> None:
 
 
 def _fashion_is_there(raw: Path) -> bool:
-    names = ("images-idx3-ubyte", "labels-idx1-ubyte")
-    return all((raw / f"{part}-{name}").is_file() for part in ("train", "t10k") for name in names)
+    return all((raw / name).is_file() for name in FASHION_MNIST_MD5)
+
+
+def _fashion_is_published(raw: Path) -> bool:
+    """Tell whether the files are what the published archives beside them hold."""
+    try:
+        return all(
+            hashlib.md5(packed := (raw / f"{name}.gz").read_bytes()).hexdigest() == md5
+            and gzip.decompress(packed) == (raw / name).read_bytes()
+            for name, md5 in FASHION_MNIST_MD5.items()
+        )
+    except OSError:
+        return False
 
 
 def _read_idx_pair(raw: Path, part: str) -> Samples:
@@ -455,122 +531,6 @@ def _check_cifar10(root: Path) -> None:
                 f"{path} is damaged or incomplete, it has not the published MD5 sum {md5}: delete "
                 "it and allow the download"
             )
-
-
-def _read_folder(
-    name: str,
-    folder: Path,
-    hint: str,
-    mode: str | None = None,
-    normalisation: Normalisation | None = None,
-) -> Dataset:
-    """Read <folder>/{train,test}/<class>/<image>; mode L or RGB, or that of the first image."""
-    if not folder.is_dir():
-        raise UserError(f"the folder {folder} does not exist: {hint}")
-    parts = {entry.name: Path(entry.path) for entry in _entries(folder, folder)}
-    for part in ("train", "test"):
-        if part not in parts:
-            raise UserError(f"{folder} has no folder '{part}': {hint}")
-    train, test = (_class_files(parts[part], folder) for part in ("train", "test"))
-    _require_same_classes(folder, set(train), set(test))
-    first = next(iter(train.values()))[0]
-    with _huge_images_refused():
-        samples, test_samples = (_read_samples(files, first, mode) for files in (train, test))
-    classes = tuple(train)
-    return _dataset(name, samples, test_samples, classes, normalisation=normalisation)
-
-
-@contextmanager
-def _huge_images_refused() -> Iterator[None]:
-    """Make an error of what Pillow only warns of: an image between one and two times its limit."""
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-def _entries(folder: Path, top: Path) -> list[os.DirEntry[str]]:
-    """Return what a folder holds, in order of name; a link must not lead out of `top`."""
-    with told(f"{folder} could not be read"), os.scandir(folder) as found:
-        entries = sorted((e for e in found if e.name[0] != "."), key=lambda entry: entry.name)
-    inside = Path(os.path.realpath(top))
-    for entry in entries:
-        if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(inside):
-            raise UserError(
-                f"{entry.path} is a link that leads out of {top}: put the files themselves there"
-            )
-    return entries
-
-
-def _class_files(part: Path, top: Path) -> dict[str, list[str]]:
-    """Return the image files of each class below train/ or test/."""
-    classes = {}
-    for entry in _entries(part, top):
-        if not entry.is_dir():
-            raise UserError(f"{entry.path} is not a folder: {part} holds one folder a class")
-        classes[entry.name] = [_image_file(e) for e in _entries(Path(entry.path), top)]
-        if not classes[entry.name]:
-            raise UserError(f"the class folder {entry.path} holds no image: fill it or remove it")
-    if not classes:
-        raise UserError(f"{part} holds no image: it must hold one folder of images a class")
-    return classes
-
-
-def _image_file(entry: os.DirEntry[str]) -> str:
-    if entry.is_dir() or not entry.name.lower().endswith(IMAGE_SUFFIXES):
-        raise UserError(
-            f"{entry.path} is not an image file: remove it; allowed are the endings "
-            f"{', '.join(IMAGE_SUFFIXES)}"
-        )
-    return entry.path
-
-
-def _require_same_classes(folder: Path, train: set[str], test: set[str]) -> None:
-    if train != test:
-        only = [
-            f"only in {part}: {', '.join(sorted(names))}"
-            for part, names in (("train", train - test), ("test", test - train))
-            if names
-        ]
-        raise UserError(f"train and test in {folder} must hold the same classes; {'; '.join(only)}")
-
-
-def _read_samples(classes: dict[str, list[str]], first: str, mode: str | None) -> Samples:
-    """Decode all files into one array; all must have the shape of the file `first`."""
-    paths = [path for files in classes.values() for path in files]
-    expected = _decode(first, mode).shape
-    images = np.empty((len(paths), *expected), dtype=np.uint8)
-    for index, path in enumerate(paths):
-        pixels = _decode(path, mode)
-        if pixels.shape != expected:
-            raise UserError(
-                f"{path} is {_shape_in_words(pixels.shape)} but {first} is "
-                f"{_shape_in_words(expected)}: all images must have the same size and channels"
-            )
-        images[index] = pixels
-    return images, np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
-
-
-def _shape_in_words(shape: tuple[int, ...]) -> str:
-    channels, height, width = shape
-    return f"{width}x{height} pixels {'grey' if channels == 1 else 'RGB'}"
-
-
-def _decode(path: str, mode: str | None) -> np.ndarray:
-    """Return the pixels uint8 [channels, height, width] of an image file."""
-    from PIL import Image
-
-    with (
-        told(f"{path} cannot be read as an image"),
-        Image.open(path, formats=IMAGE_FORMATS) as image,
-    ):
-        if image.mode not in DECODED_MODE:
-            raise UserError(
-                f"{path} has the pixel format {image.mode}: allowed are 8-bit grey and RGB"
-            )
-        pixels = np.asarray(image.convert(mode or DECODED_MODE[image.mode]))
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def save_dataset(dataset: Dataset, path: Path) -> None:

@@ -84,8 +84,17 @@ def told(sentence: str, kind: type[UserError] = UserError) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # on damaged input these libraries raise errors of nearly any type
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise kind(f"{sentence}: {reason}") from error
+        raise kind(f"{sentence}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says in its first line, with those that this one announces by a colon."""
+    said = ""
+    for line in filter(None, map(str.strip, str(error).splitlines())):
+        said = f"{said} {line}".lstrip()
+        if not line.endswith((":", ",")):
+            break
+    return said.rstrip(":, ") or type(error).__name__
 
 
 def checksum_of(tensors: Mapping[str, "Tensor"], texts: Mapping[str, str]) -> str:

@@ -27,6 +27,10 @@ from fedred.rng import generator
 DRAWS = 100
 NORMALISATIONS = 1000
 BALANCE_TOLERANCE = 1e-9
+# Shares are drawn apart up to here; beyond, rounding makes them equal, and one client always comes first.
+MOST_CONCENTRATED = 1e12
+NEARLY_EVEN = 100
+"""Concentration from which on a larger one changes shares by a tenth at most."""
 
 Parts = list[np.ndarray]
 
@@ -79,6 +83,11 @@ def _clients() -> Any:
     return option(100, "number of clients", ge=1)
 
 
+def _alpha(default: float) -> Any:
+    help = "concentration; the smaller, the more skewed"
+    return option(default, help, gt=0, le=MOST_CONCENTRATED)
+
+
 def _samples_per_client() -> Any:
     help = "samples a client holds on average, drawn at random from all; null: all samples are used"
     return option(None, help, ge=1)
@@ -117,7 +126,7 @@ class Dirichlet:
 
     clients: int = _clients()
     samples_per_client: int | None = _samples_per_client()
-    alpha: float = option(0.5, "concentration; the smaller, the more skewed", gt=0)
+    alpha: float = _alpha(0.5)
     min_samples: int = _min_samples()
 
     relations: ClassVar[tuple[Relation, ...]] = (EACH_CAN_HOLD,)
@@ -166,7 +175,7 @@ class BalancedDirichlet:
 
     clients: int = _clients()
     samples_per_client: int | None = _samples_per_client()
-    alpha: float = option(0.1, "concentration; the smaller, the more skewed", gt=0)
+    alpha: float = _alpha(0.1)
 
     papers: ClassVar[tuple[Paper, ...]] = (FEDREDEFENSE,)
 
@@ -263,7 +272,7 @@ class QuantitySkew:
 
     clients: int = _clients()
     samples_per_client: int | None = _samples_per_client()
-    alpha: float = option(0.5, "concentration; the smaller, the more skewed", gt=0)
+    alpha: float = _alpha(0.5)
     min_samples: int = _min_samples()
 
     relations: ClassVar[tuple[Relation, ...]] = (EACH_CAN_HOLD,)
@@ -414,7 +423,7 @@ def _redraw(
     raise UserError(
         f"client {smallest} would hold {sizes[smallest]} of {samples} samples with alpha "
         f"{alpha:g}, fewer than the {min_samples} it needs, and {DRAWS} draws were no better: use "
-        "a larger alpha or fewer clients"
+        + ("a larger alpha or fewer clients" if alpha < NEARLY_EVEN else "fewer clients")
     )
 
 

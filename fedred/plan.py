@@ -18,6 +18,8 @@ from fedred.config import (
     resolve_method,
     short_hash,
 )
+from fedred.content import content_of
+from fedred.datasets import Source, data_root
 from fedred.errors import UserError
 from fedred.reference import references
 from fedred.report.sweeps import swept_setting
@@ -28,7 +30,8 @@ from fedred.yaml_reading import read_texts, read_yaml, within_limits
 Settings = Mapping[str, Any]
 PUBLISHED = "published"
 """Folder of published studies in that of the results."""
-
+MEMOS = Path(".snakemake/fedred")
+"""Folder of what need not be computed again when the workflow is planned again."""
 
 JUDGED_OFFLINE = ("auroc", "threshold", "budget", "exclusion", "roc", "curves", "images")
 """Tables and figures that are made from recorded updates, not from the results of runs."""
@@ -119,6 +122,7 @@ class Plan:
     judges: dict[str, Settings] = field(default_factory=dict)
     results: str = "results"
     published: str | None = None
+    _contents: dict[str, str] = field(default_factory=dict)
 
     @property
     def finished(self) -> str:
@@ -143,6 +147,29 @@ class Plan:
     def dataset_file(self, settings: Settings) -> str:
         """Return the file of a run's data set."""
         return f"{self.results}/datasets/{dataset_id(settings)}.safetensors"
+
+    def content(self, dataset: str) -> str:
+        """Return the checksum of the user's files that a data set is read from, nothing for others."""
+        if dataset not in self._contents:
+            files, memo = self._user_files(dataset), MEMOS / f"{dataset}.json"
+            self._contents[dataset] = content_of(data_root(), files, memo)
+        return self._contents[dataset]
+
+    def lost_files(self, dataset: str, made: str) -> list[str]:
+        """Return the user's files that are gone since a data set was made from them.
+
+        As inputs that no rule makes they keep Snakemake from deleting what it could not make again.
+
+        Args:
+            dataset: its id.
+            made: file of the data set, there or not.
+        """
+        files = self._user_files(dataset) if Path(made).exists() else ()
+        return [str(path) for path in files if not path.exists()]
+
+    def _user_files(self, dataset: str) -> Sequence[Path]:
+        source: Source = resolve_method("dataset", self.datasets[dataset]).build()
+        return source.files(data_root())
 
     def partition_file(self, settings: Settings) -> str:
         """Return the file of a run's partition."""

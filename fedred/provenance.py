@@ -17,6 +17,7 @@ NOT_NUMERIC = (
     "citations.py",
     "cli.py",
     "config.py",
+    "content.py",
     "documents.py",
     "errors.py",
     "estimate.py",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedred import rng
 from fedred.datasets import Dataset
-from fedred.errors import UserError
+from fedred.errors import UserError, printable
 from fedred.execution import (
     Execution,
     choose_clients_per_chunk,
@@ -162,6 +162,7 @@ def assemble(
         evaluate_every=settings.evaluate_every,
         clean=clean_data(dataset, clients, defense.traits.clean_samples, settings.seed),
         seed=settings.seed,
+        class_names=dataset.classes,
     )
 
 
@@ -219,6 +220,9 @@ def run(
         Stopped: when asked to stop by a signal or by `limits.deadline`; a checkpoint is written.
     """
     made_by = versions()
+    for end, attacked in attacked_classes(federation).items():
+        name = printable(str(attacked["name"]))
+        log.info("attack %s: class %d, '%s'", end, attacked["class"], name)
     computed = how_computed(federation)
     first, observe = initial_state(federation), folder.recorder(federation.malicious)
     state, records = folder.load_checkpoint(first, computed) or (first, [])
@@ -290,6 +294,18 @@ def memory_of(federation: Federation, state: State) -> dict[str, int]:
     return {"peak": peak, "defense": sum(kept.nbytes for kept in state.defense.values())}
 
 
+def attacked_classes(federation: Federation) -> dict[str, dict[str, Any]]:
+    """Return number and name of the target of an attack, and of its source if it has one of its own."""
+    backdoor = federation.attack.backdoor
+    ends = {"target": backdoor.target, "source": backdoor.source} if backdoor else {}
+    names = dict(enumerate(federation.class_names))
+    return {
+        end: {"class": number, "name": names.get(number)}
+        for end, number in ends.items()
+        if number is not None
+    }
+
+
 def summarise_run(federation: Federation, records: Sequence[Record]) -> dict[str, Any]:
     """Return what `run.json` says about a finished run besides its settings."""
     last: Mapping[str, float] = records[-1].summary
@@ -301,5 +317,6 @@ def summarise_run(federation: Federation, records: Sequence[Record]) -> dict[str
         "computed": how_computed(federation),
         "timings": {part: round(total, 3) for part, total in seconds.items()},
         "selects": federation.defense.traits.selects,
+        "attacked_classes": attacked_classes(federation),
         "final": {**{name: last[name] for name in rates}, **average_detection(summaries)},
     }

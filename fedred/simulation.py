@@ -42,6 +42,7 @@ class Federation:
         clean: the server's own normalised images and labels, for a defense that asks for them.
         seed: of every random number.
         clients_per_chunk: clients trained or reconstructed at once; changes results by rounding alone.
+        class_names: of the C classes, for whom reads the results.
     """
 
     model: FlatModel
@@ -58,6 +59,7 @@ class Federation:
     clean: tuple[Tensor, Tensor] | None = None
     seed: int = 0
     clients_per_chunk: int = 1
+    class_names: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:

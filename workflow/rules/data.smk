@@ -3,7 +3,12 @@
 
 rule dataset:
     input:
-        code=local(numeric_sources("datasets.py")),
+        code=local(numeric_sources("datasets.py", "image_folder.py")),
+        lost=lambda wildcards: local(
+            PLAN.lost_files(
+                wildcards.dataset, rules.dataset.output[0].format(**wildcards)
+            )
+        ),
     output:
         "results/datasets/{dataset}.safetensors",
     log:
@@ -15,6 +20,7 @@ rule dataset:
         runtime=60,
     params:
         settings=lambda wildcards: as_text(PLAN.datasets[wildcards.dataset]),
+        content=lambda wildcards: PLAN.content(wildcards.dataset),
     shell:
         "fedred data {params.settings:q} --out {output} > {log} 2>&1"
 

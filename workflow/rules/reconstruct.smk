@@ -1,5 +1,5 @@
 # Record once, judge many times. A run's recorded updates are no outputs of `simulate`: most runs have none.
-# No benchmark here: Snakemake refuses it in a rule whose result may come from a cache.
+# No cache: their content is in no key, since they are not there yet when Snakemake computes it.
 
 
 rule reconstruct:
@@ -14,7 +14,8 @@ rule reconstruct:
         ),
     log:
         "logs/reconstruct/{experiment}/{run}-{round}.log",
-    cache: True
+    benchmark:
+        "benchmarks/snakemake/reconstruct/{experiment}/{run}-{round}.tsv"
     threads: 1
     resources:
         gpu=gpus_per_run(),
