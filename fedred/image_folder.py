@@ -153,9 +153,10 @@ def _image_file(entry: os.DirEntry[str], top: Path) -> str:
             f"{entry.path} is a folder in a class folder, one level too deep: images lie in "
             f"{top}/{{train,test}}/<class>/"
         )
-    if entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_file() or entry.is_symlink()):
+    is_image = entry.name.lower().endswith(IMAGE_SUFFIXES)
+    if is_image and (entry.is_file() or entry.is_symlink()):
         return entry.path
-    kind = mimetypes.guess_type(entry.name)[0] or ""
+    kind = "" if is_image else mimetypes.guess_type(entry.name)[0] or ""
     allowed = f"allowed are the endings {', '.join(IMAGE_SUFFIXES)}"
     if kind.startswith("image/"):
         raise UserError(

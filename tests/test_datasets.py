@@ -8,6 +8,7 @@ import pickle
 import re
 import struct
 import threading
+import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -130,6 +131,24 @@ def test_checksum_notices_every_change(digits: Dataset) -> None:
     assert len({digits.checksum, *(dataset.checksum for dataset in changed)}) == len(changed) + 1
     assert replace(digits).checksum == digits.checksum
     assert re.fullmatch("[0-9a-f]{64}", digits.checksum)
+
+
+def test_classes_are_shown_with_the_numbers_that_labels_have(digits: Dataset) -> None:
+    named = replace(digits, classes=("a\nb", *digits.classes[1:]))
+    assert named.numbered_classes.startswith("0 'a\\nb', 1 '1', 2 '2'")
+    assert named.numbered_classes.endswith(", 9 '9'")
+
+
+def test_data_of_one_class_is_legal_and_remarked_upon(digits: Dataset) -> None:
+    assert digits.classes_present == digits.classes
+    assert digits.remarks == []
+    some = replace(digits, train_labels=torch.where(digits.train_labels < 5, 7, 3))
+    assert some.classes_present == ("3", "7")
+    assert some.remarks == []
+    one = replace(digits, train_labels=torch.full_like(digits.train_labels, 3))
+    assert one.classes_present == ("3",)
+    (remark,) = one.remarks
+    assert "of one class, '3'" in remark
 
 
 def test_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,11 +434,15 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "is 9x8 pixels grey but {images}/train/cat/0.png is 8x8 pixels grey",
     ),
     "another channel count": (make_coloured, "train/dog/1.png", "is 8x8 pixels RGB but"),
-    "16 bits": (make_deep, "train/cat/1.png", "allowed are 8-bit grey and RGB"),
+    "16 bits": (make_deep, "train/cat/1.png", "has 16 bits a channel: convert IN -depth 8 OUT"),
     "truncated": (make_truncated, "train/dog/2.png", "cannot be read as an image"),
     "not an image": (make_text, "train/cat/1.png", "cannot be read as an image"),
-    "another ending": (make_notes, "train/cat/notes.txt", "allowed are the endings .bmp, .jpeg"),
-    "folder in a class": (make_nested, "train/cat/more.png", "is not an image file"),
+    "another ending": (make_notes, "train/cat/notes.txt", "allowed are the endings .bmp, .jfif"),
+    "folder in a class": (
+        make_nested,
+        "train/cat/more.png",
+        "is a folder in a class folder, one level too deep: images lie in {images}/{{train,test}}/",
+    ),
     "file beside the classes": (make_stray, "train/0.png", "is not a folder"),
     "empty class": (make_empty_class, "train/bird", "holds no image"),
     "no classes": (make_no_classes, "train", "holds no image"),
@@ -591,15 +614,28 @@ def test_torn_fashion_mnist_download(
     serve_fashion(server, fashion_files(digits), monkeypatch)
     (server[0] / "t10k-labels-idx1-ubyte.gz").write_bytes(b"half")
     raw = tmp_path / "FashionMNIST" / "raw"
-    with told(f"Fashion-MNIST could not be downloaded to {raw}: Error downloading t10k-labels"):
+    with told(f"Fashion-MNIST could not be downloaded to {raw} (") as refused:
         FashionMNIST().load(tmp_path, download=True)
+    assert "): Error downloading t10k-labels" in str(refused.value)
+
+
+def test_fashion_mnist_without_network_says_why_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("[Errno -3] Temporary failure in name resolution")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    with told("Temporary failure in name resolution", tmp_path / "FashionMNIST/raw") as refused:
+        FashionMNIST().load(tmp_path, download=True)
+    assert "name the folder that holds FashionMNIST/raw in FEDRED_DATA" in str(refused.value)
 
 
 def test_cifar10_that_is_not_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[Path, str]
 ) -> None:
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", f"{server[1]}nothing.tar.gz")
-    with told(f"CIFAR-10 could not be downloaded to {tmp_path}: HTTP Error 404"):
+    with told("FEDRED_DATA): HTTP Error 404", tmp_path):
         CIFAR10().load(tmp_path, download=True)
 
 
@@ -673,7 +709,7 @@ def test_truncated_cifar10_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         CIFAR10().load(tmp_path, download=False)
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", md5)
-    with told(f"CIFAR-10 could not be downloaded to {tmp_path}: "):
+    with told("CIFAR-10 could not be downloaded to", tmp_path):
         CIFAR10().load(tmp_path, download=True)
 
 

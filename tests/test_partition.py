@@ -142,6 +142,18 @@ def test_small_alpha_is_more_skewed(method: type[Dirichlet | BalancedDirichlet])
     assert largest_share(1e6) == pytest.approx(0.1, abs=0.01)
 
 
+@pytest.mark.parametrize("method", [Dirichlet, BalancedDirichlet])
+def test_the_largest_alpha_favours_no_client(method: type[Dirichlet | BalancedDirichlet]) -> None:
+    """Of 143 samples a class, 200 clients get one or none: by chance, not by their ids."""
+    labels = equal_classes(143)
+    largest = method(clients=200, alpha=1e12)
+    sizes = torch.stack([split(largest, labels, 10, seed).sizes for seed in range(40)]).double()
+    assert int(sizes.min()) >= 1
+    halves = sizes[:, :100].sum(1) - sizes[:, 100:].sum(1)
+    # 143 of 200 without replacement: the difference of the halves has a variance of 143 * 57 / 199
+    assert float(halves.mean().abs()) < 5 * (10 * 143 * 57 / 199 / 40) ** 0.5
+
+
 def test_quantity_skew_keeps_labels_and_skews_sizes() -> None:
     result = split(QuantitySkew(clients=10, alpha=0.5), equal_classes(2000), 10)
     assert int(result.sizes.max()) > 3 * int(result.sizes.median())
@@ -283,6 +295,13 @@ def test_impossible_splits_are_refused(method: Partition, sentence: str) -> None
         split(method, np.arange(30) % 3, 3)
 
 
+def test_a_larger_alpha_is_advised_only_where_it_helps() -> None:
+    for alpha, advised in ((0.001, True), (1e12, False)):
+        with pytest.raises(UserError) as refused:
+            split(Dirichlet(clients=30, alpha=alpha), np.arange(30) % 3, 3)
+        assert ("a larger alpha" in str(refused.value)) == advised
+
+
 def test_an_empty_client_is_named() -> None:
     with pytest.raises(UserError, match=r"^client \d+ would hold"):
         split(Dirichlet(clients=20, alpha=0.001), np.arange(30) % 3, 3)
@@ -295,6 +314,9 @@ def test_an_empty_client_is_named() -> None:
         ("iid", {"samples_per_client": 0}),
         ("dirichlet", {"alpha": 0.0}),
         ("dirichlet", {"alpha": float("nan")}),
+        ("dirichlet", {"alpha": 1e300}),
+        ("balanced_dirichlet", {"alpha": 1e300}),
+        ("quantity_skew", {"alpha": 2e12}),
         ("dirichlet", {"min_samples": 0}),
         ("balanced_dirichlet", {"alpha": -1.0}),
         ("shards", {"classes_per_client": 0}),
