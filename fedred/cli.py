@@ -4,9 +4,11 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from enum import StrEnum
@@ -16,9 +18,19 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from fedred.allocation import keep_freed_memory
-from fedred.errors import BusyError, UserError
+from fedred.errors import BusyError, UserError, WriteError, printable, shortened
+from fedred.paths import (
+    expanded,
+    require_free,
+    require_outputs,
+    require_writable,
+    shown,
+    with_endings,
+)
+from fedred.streams import guarded
 
 app = typer.Typer(
     help="Federated learning under poisoning, with FedREDefense and what it is compared with.",
@@ -27,6 +39,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 log = logging.getLogger("fedred")
+STDIN = Path("-")
+
+
+def named(text: str | Path) -> Path:
+    """Return the path that a user names: of a file or a folder."""
+    if not str(text):
+        raise typer.BadParameter("it is empty: name a file or a folder")
+    return expanded(str(text))
+
+
+def named_file(text: str | Path) -> Path:
+    """Return the path of a file that a user names."""
+    path = named(text)
+    if os.path.basename(str(text)) in ("", ".", "..", "~"):
+        raise typer.BadParameter("it names a folder: name a file in it")
+    return path
+
+
+def settings_file(text: str | Path) -> Path:
+    """Return the path of a file that a user names, or STDIN."""
+    path = named_file(text)
+    return path.absolute() if path == STDIN and str(text) != str(STDIN) else path
 
 
 class Device(StrEnum):
@@ -47,10 +81,13 @@ class Compile(StrEnum):
 
 Root = Annotated[
     Path | None,
-    typer.Option(help="Folder of the data sets. Default: the variable FEDRED_DATA, else data/."),
+    typer.Option(
+        parser=named, help="Folder of the data sets. Default: the variable FEDRED_DATA, else data/."
+    ),
 ]
 Download = Annotated[bool, typer.Option(help="Download a data set that is not there.")]
-Out = Annotated[Path, typer.Option(help="File to write.")]
+Out = Annotated[Path, typer.Option(parser=named_file, help="File to write.")]
+Results = Annotated[Path, typer.Option(parser=named, help="Folder of the results.")]
 Place = Annotated[Device, typer.Option(help="Where to compute.")]
 JobsPerGPU = Annotated[
     int,
@@ -77,6 +114,8 @@ def data(
     """Read a data set into one file of uint8 tensors."""
     from fedred.datasets import save_dataset
 
+    require_outputs([out])
+    _require_no_source(out, root)
     dataset = _load_source(_method("dataset", settings), root, download)
     save_dataset(dataset, out)
     _tell_remarks(dataset)
@@ -91,34 +130,42 @@ def partition(
     settings: Annotated[
         str, typer.Argument(help="Name of a partition, or {name: ..., alpha: ...}.")
     ],
-    dataset: Annotated[Path, typer.Option(help="File written by `fedred data`.")],
+    dataset: Annotated[
+        Path, typer.Option(parser=named_file, help="File written by `fedred data`.")
+    ],
     out: Out,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
 ) -> None:
     """Deal the training images to the clients; a picture is written beside the file."""
     from fedred.datasets import load_dataset
     from fedred.partition import save_partition
-    from fedred.report.figures import FIGURES, write_figure
 
+    picture = Path(f"{out.with_suffix('') if out.suffix == '.safetensors' else out}.png")
+    require_outputs([out, picture], [dataset])
     clients = _deal(_method("partition", settings), load_dataset(dataset), seed)
     save_partition(clients, out)
-    write_figure(FIGURES["partition"](out), out.with_suffix(""), formats=("png",))
     sizes = clients.sizes
     log.info("%s: %d clients of %d to %d images", out, len(sizes), sizes.min(), sizes.max())
+    _draw_partition(out, picture)
 
 
 @app.command()
 def run(
     config: Annotated[
-        str, typer.Argument(help="YAML file with the settings of one run, - for stdin.")
+        Path,
+        typer.Argument(
+            parser=settings_file, help="YAML file with the settings of one run, - for stdin."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    out: Annotated[Path, typer.Option(parser=named, help="Folder of the run.")],
     set: Annotated[
         list[str] | None, typer.Option(help="Change a setting: path=value. May be repeated.")
     ] = None,
-    dataset: Annotated[Path | None, typer.Option(help="File written by `fedred data`.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(parser=named_file, help="File written by `fedred data`.")
+    ] = None,
     partition: Annotated[
-        Path | None, typer.Option(help="File written by `fedred partition`.")
+        Path | None, typer.Option(parser=named_file, help="File written by `fedred partition`.")
     ] = None,
     root: Root = None,
     download: Download = True,
@@ -150,15 +197,23 @@ def run(
 
     deadline = time.monotonic() + max_seconds
     settings = resolve(_read_settings(config), set or ())
+    folder = RunFolder(out, settings.model_dump(), inputs={})
+    require_free(folder.files, [path for path in (config, dataset, partition) if path])
+    if not folder.is_summed_up():
+        require_writable(folder.files)
     _prepare_torch(threads, tf32)
     source = _dataset_of(settings, dataset, root, download)
     _tell_remarks(source)
     clients = _partition_of(settings, partition, source)
-    inputs = {"dataset": source.checksum, "partition": clients.checksum}
-    folder = RunFolder(out, settings.model_dump(), inputs)
+    folder = replace(folder, inputs={"dataset": source.checksum, "partition": clients.checksum})
     execution = Execution(chunk, compile.value, jobs_per_gpu)
     limits = Limits(checkpoint_every, deadline)
     federation = assemble(settings, source, clients)
+    if folder.is_complete():  # its folder may be read-only, and needs no lock
+        with suppress(BusyError, WriteError), owned(out, time.monotonic()):
+            folder.tidy()
+        log.info("%s is complete: nothing to do", out)
+        return
     try:
         with owned(out, deadline):
             folder.tidy()
@@ -183,9 +238,12 @@ def run(
 @app.command()
 def reconstruct(
     recording: Annotated[
-        Path, typer.Argument(help="Updates of one round, in the folder updates of a run.")
+        Path,
+        typer.Argument(
+            parser=named_file, help="Updates of one round, in the folder updates of a run."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    out: Annotated[Path, typer.Option(parser=named_file, help="Parquet file to write.")],
     defense: Annotated[
         str | None,
         typer.Option(help="{name: fedredefense, ...} as it reconstructs. Default: the run's own."),
@@ -195,7 +253,10 @@ def reconstruct(
         typer.Option(min=1, help="Made for every client. Default: its first_iterations."),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Also keep the synthetic images: safetensors file to write.")
+        Path | None,
+        typer.Option(
+            parser=named_file, help="Also keep the synthetic images: safetensors file to write."
+        ),
     ] = None,
     device: Place = Device.AUTO,
     jobs_per_gpu: JobsPerGPU = 1,
@@ -209,8 +270,7 @@ def reconstruct(
     from fedred.progress import work_bar
     from fedred.recording import read_recording
 
-    if out == images:
-        raise UserError(f"--out and --images are both {out}: give each a file of its own")
+    require_outputs([out, images] if images else [out], [recording])
     recorded = read_recording(recording)
     method = reconstructing(recorded, _method("defense", defense) if defense else None)
     budget = iterations or method.reconstruction.first_iterations
@@ -231,19 +291,34 @@ def table(
     name: Annotated[str, typer.Argument(help="Name of a table (see `fedred list`).")],
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of finished runs; files of `fedred reconstruct`."),
+        typer.Argument(
+            parser=named, help="Folders of finished runs; files of `fedred reconstruct`."
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Write OUT.csv, .html, .md and .tex; else print.")
+        Path | None,
+        typer.Option(
+            parser=named_file,
+            help="Write OUT.csv, .html, .md and .tex, or the one that OUT ends with; else print.",
+        ),
     ] = None,
 ) -> None:
     """Make a table from finished runs, or of updates judged offline."""
-    from fedred.report.tables import OFFLINE_TABLES, TABLES, made_table, print_table, write_table
+    from fedred.report.tables import (
+        FORMATS,
+        OFFLINE_TABLES,
+        TABLES,
+        made_table,
+        print_table,
+        write_table,
+    )
 
-    _named("table", name, TABLES | OFFLINE_TABLES)
+    _known("table", name, TABLES | OFFLINE_TABLES)
+    if out:
+        require_outputs([*with_endings(out, FORMATS).values()], _files_of(runs))
     frame = made_table(name, runs)
     if out:
-        write_table(frame, name, out)
+        log.info("%s: table %s", _listed(write_table(frame, name, out)), name)
     else:
         print_table(frame, name, Console())
 
@@ -254,25 +329,35 @@ def figure(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of finished runs; a partition file; files of `fedred reconstruct`."
+            parser=named,
+            help="Folders of finished runs; a partition file; files of `fedred reconstruct`.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Write OUT.png and OUT.pdf.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=named_file, help="Write OUT.png and OUT.pdf, or the one that OUT ends with."
+        ),
+    ],
 ) -> None:
     """Draw a figure from finished runs, or of a partition."""
-    from fedred.report.figures import FIGURES, made_figure, write_figure
+    from fedred.report.figures import FIGURES, FORMATS, made_figure, write_figure
 
     if name not in FIGURES:
         from fedred.report.offline import OFFLINE_FIGURES  # scikit-learn loads slowly
 
-        _named("figure", name, FIGURES | OFFLINE_FIGURES)
-    write_figure(made_figure(name, inputs), out)
+        _known("figure", name, FIGURES | OFFLINE_FIGURES)
+    require_outputs([*with_endings(out, FORMATS).values()], _files_of(inputs))
+    written = write_figure(made_figure(name, inputs), out)
+    log.info("%s: figure %s", _listed(written), name)
 
 
 @app.command()
 def summary(
-    config: Annotated[Path, typer.Argument(help="Configuration of the workflow.")],
-    results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    config: Annotated[
+        Path, typer.Argument(parser=named_file, help="Configuration of the workflow.")
+    ],
+    results: Results = Path("results"),
 ) -> None:
     """Print the tables of a finished workflow and say where its results lie."""
     from fedred.plan import as_arguments, make_plan
@@ -287,15 +372,19 @@ def summary(
             print_table(made_table(name, sources), name, console, title=f"{experiment}: {name}")
     for kind in ("tables", "figures", "report.html"):
         if (results / kind).exists():
-            console.print(f"{kind:12} {results / kind}", highlight=False)
+            console.print(Text(f"{kind:12} {shown(results / kind)}"), soft_wrap=True)
 
 
 @app.command()
 def plan(
-    config: Annotated[Path, typer.Argument(help="Configuration of the workflow.")],
+    config: Annotated[
+        Path, typer.Argument(parser=named_file, help="Configuration of the workflow.")
+    ],
     measured: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of a finished run whose pace is taken. May be repeated."),
+        typer.Option(
+            parser=named, help="Folder of a finished run whose pace is taken. May be repeated."
+        ),
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="Machines or GPUs that share the work.")] = 1,
 ) -> None:
@@ -313,9 +402,11 @@ def plan(
 
 @app.command()
 def publish(
-    config: Annotated[Path, typer.Argument(help="Configuration of a finished workflow.")],
+    config: Annotated[
+        Path, typer.Argument(parser=named_file, help="Configuration of a finished workflow.")
+    ],
     name: Annotated[str, typer.Argument(help="Name of the study: results/published/NAME.")],
-    results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    results: Results = Path("results"),
     machine: Annotated[
         str | None, typer.Option(help="What computed the runs. Default: this machine.")
     ] = None,
@@ -325,7 +416,8 @@ def publish(
     from fedred.publish import publish as keep
 
     folder = keep(config, name, results, machine)
-    log.info("%s: shown by snakemake --configfile %s", folder, folder / CONFIGURATION)
+    shown_by = shlex.join(["snakemake", "--configfile", str(folder / CONFIGURATION)])
+    log.info("%s: shown by %s", folder, shown_by)
 
 
 @app.command("list")
@@ -344,7 +436,7 @@ def list_methods(
         return
     families = describe_families()
     if family is not None:
-        families = {family: _named("family", family, families)}
+        families = {family: _known("family", family, families)}
     if as_json:
         typer.echo(json.dumps(families, indent=2))
     else:
@@ -354,7 +446,10 @@ def list_methods(
 @app.command()
 def cite(
     config: Annotated[
-        Path, typer.Argument(help="Configuration of the workflow, or settings of one run.")
+        Path,
+        typer.Argument(
+            parser=named_file, help="Configuration of the workflow, or settings of one run."
+        ),
     ],
 ) -> None:
     """Print the BibTeX of exactly the methods that a configuration uses."""
@@ -376,7 +471,7 @@ def schema(
     typer.echo(config_readme() if readme else json_schema(), nl=False)
 
 
-def _named(kind: str, name: str, known: dict[str, Any]) -> Any:
+def _known(kind: str, name: str, known: dict[str, Any]) -> Any:
     from fedred.errors import unknown_name
 
     if name not in known:
@@ -393,12 +488,55 @@ def _method(family: str, text: str) -> Any:
     return resolve_method(family, raw).build()
 
 
-def _read_settings(config: str) -> dict[str, Any]:
+def _read_settings(config: Path) -> dict[str, Any]:
+    from fedred.files import told
     from fedred.yaml_reading import MOST_BYTES, parse_settings, read_yaml
 
-    if config == "-":
-        return parse_settings(sys.stdin.read(MOST_BYTES + 1), "standard input")
-    return read_yaml(Path(config))
+    if config != STDIN:
+        return read_yaml(config)
+    with told("standard input cannot be read"):
+        text = sys.stdin.buffer.read(MOST_BYTES + 1).decode("utf-8")
+    return parse_settings(text, "standard input")
+
+
+def _files_of(sources: Iterable[Path]) -> Iterator[Path]:
+    """Yield sources of tables and figures, and the files of those that are folders of runs."""
+    for source in sources:
+        yield source
+        folder = source.parent if source.name == "run.json" else source
+        yield from (folder / name for name in ("run.json", "rounds.csv", "clients.parquet"))
+
+
+def _listed(paths: Iterable[Path]) -> str:
+    return ", ".join(map(shown, paths))
+
+
+def _draw_partition(partition: Path, picture: Path) -> None:
+    """Draw a partition; where that fails, the picture says so: the partition is what counts."""
+    from matplotlib.figure import Figure
+
+    from fedred.report.figures import FIGURES, write_figure
+
+    try:
+        write_figure(FIGURES["partition"](partition), picture, formats=("png",))
+    except UserError:
+        raise
+    except Exception as error:  # nearly any, from text that is taken for a formula
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        log.warning("%s could not be drawn (%s): the picture says so", partition, shortened(told))
+        empty = Figure(figsize=(4, 1))
+        empty.text(0.5, 0.5, "This partition could not be drawn", ha="center", va="center")
+        write_figure(empty, picture, formats=("png",))
+
+
+def _require_no_source(out: Path, root: Path | None) -> None:
+    """Refuse to overwrite what lies in the data folder, but for a data set that was written before."""
+    from fedred.datasets import data_root
+    from fedred.files import read_tensors
+
+    folder = os.path.realpath(data_root(root))
+    if os.path.exists(out) and Path(os.path.realpath(out)).is_relative_to(folder):
+        read_tensors(out, "data set")
 
 
 def _load_source(source: Any, root: Path | None, download: bool) -> Any:
@@ -484,33 +622,39 @@ def _noting_interrupt() -> list[int]:
     return interrupted
 
 
-def _let_go_of_log() -> None:
-    """Drop what stderr does not take: Python would try again at its end, and exit with 120."""
-    if sys.stderr is None:  # closed by whoever called
-        return
-    try:
-        sys.stderr.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+def _made_printable(record: logging.LogRecord) -> bool:
+    """Let names stand in the log as they may stand in a line."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.addFilter(_made_printable)
+    logging.basicConfig(format="%(message)s", handlers=[handler])
+    log.setLevel(logging.INFO)  # other libraries say what is worth a warning
 
 
 def main() -> NoReturn:
     """Run the command line; a mistake of the user is one sentence and the code of its kind."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    log.setLevel(logging.INFO)  # other libraries say what is worth a warning
     interrupted = _noting_interrupt()
-    try:
-        app()
-    except UserError as error:
-        with suppress(OSError):  # the log may lie on the disk that is full
-            Console(stderr=True).print(
-                f"fedred: {error}", markup=False, highlight=False, soft_wrap=True
-            )
-        sys.exit(error.exit_code)
-    except Exception:
-        if interrupted:  # libraries turn KeyboardInterrupt into errors of their own while they load
-            sys.exit(128 + signal.SIGINT)
-        raise
-    finally:
-        _let_go_of_log()
+    with guarded():
+        _log_to_stderr()
+        try:
+            try:
+                app()
+            finally:
+                sys.stdout.flush()
+        except UserError as error:
+            sentence = "\n".join(map(printable, str(error).splitlines()))
+            Console(stderr=True).print(Text(f"fedred: {sentence}"), soft_wrap=True)
+            sys.exit(error.exit_code)
+        except Exception:
+            if (
+                interrupted
+            ):  # libraries turn KeyboardInterrupt into errors of their own while they load
+                sys.exit(128 + signal.SIGINT)
+            raise
+        finally:
+            sys.stderr.flush()
     sys.exit(0)

@@ -32,6 +32,7 @@ from fedred.files import (
 from fedred.image_folder import Samples, files_of, read_folder
 from fedred.options import check_options, option
 from fedred.papers import Paper
+from fedred.paths import expanded
 
 # The released code's, as in much of the literature: each std is the mean of the standard deviations
 # inside one image; over all training pixels they are 0.2470, 0.2435 and 0.2616.
@@ -169,7 +170,7 @@ class Source(Protocol):
 
 def data_root(root: Path | None = None) -> Path:
     """Return the folder of all data sets: the argument, else $FEDRED_DATA, else `data`."""
-    return Path(root or os.environ.get("FEDRED_DATA") or "data").expanduser()
+    return root or expanded(os.environ.get("FEDRED_DATA") or "data")
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ class FashionMNIST:
                 f"Fashion-MNIST could not be downloaded to {raw} (without network, put its files "
                 "there, or name the folder that holds FashionMNIST/raw in FEDRED_DATA)"
             ):
-                datasets.FashionMNIST(str(root), download=True)
+                datasets.FashionMNIST(root, download=True)
         _require_folder(root)
         return _dataset(
             "fashion_mnist",
@@ -309,11 +310,11 @@ class CIFAR10:
                 f"CIFAR-10 could not be downloaded to {root} (without network, unpack it there, or "
                 "name the folder that holds cifar-10-batches-py in FEDRED_DATA)"
             ):
-                datasets.CIFAR10(str(root), download=True)
+                datasets.CIFAR10(root, download=True)
         _require_folder(root)
         _check_cifar10(root)
         with told(f"CIFAR-10 in {root} could not be read"):
-            train, test = (datasets.CIFAR10(str(root), train=train) for train in (True, False))
+            train, test = (datasets.CIFAR10(root, train=train) for train in (True, False))
         return _dataset(
             "cifar10",
             (train.data.transpose(0, 3, 1, 2), np.asarray(train.targets)),

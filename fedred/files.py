@@ -4,20 +4,26 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
 from fedred.errors import UserError, WriteError
+from fedred.paths import opened, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Tensors = dict[str, "Tensor"]
 Texts = dict[str, str]
+TEMPORARY = ".fedred-tmp"
+LONGEST_PART = 50
+"""Characters of a file's name in that of its temporary folder, which may be no longer than any name."""
 
 
 @contextlib.contextmanager
@@ -30,10 +36,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: when there is no room, or no right to write.
     """
-    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary = folder / path.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _beside(path) as temporary:
         # Some libraries make files that only their owner can read: start from the usual rights.
         temporary.touch()
         rights = temporary.stat().st_mode
@@ -41,10 +44,13 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.chmod(rights)
         _bring_to_disk(temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        raise WriteError(f"{path} could not be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def opened_whole(path: Path) -> Iterator[BinaryIO]:
+    """Yield an open file that gets the name `path` on success: for libraries, see `written_whole`."""
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        yield file
 
 
 @contextlib.contextmanager
@@ -54,15 +60,24 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: when there is no room, or no right to write.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with _beside(path) as temporary:
+        temporary.mkdir()
         yield temporary
         os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Yield the name of `path` in a temporary folder beside it, which is removed at the end."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{path.name[:LONGEST_PART]}."
+        with tempfile.TemporaryDirectory(TEMPORARY, prefix, path.parent, True) as folder:
+            yield Path(folder) / path.name
     except OSError as error:
-        raise WriteError(f"{path} could not be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise WriteError(
+            f"{shown(path)} could not be written: {error.strerror or error}"
+        ) from error
 
 
 def _bring_to_disk(path: Path) -> None:
@@ -70,10 +85,14 @@ def _bring_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder that only this process works in."""
-    for temporary in folder.glob(".*.tmp"):
-        shutil.rmtree(temporary)
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Remove what killed processes left half-written of files that only this process writes."""
+    for path in paths:
+        pattern = rf"\.{re.escape(path.name[:LONGEST_PART])}\.\w{{8}}{re.escape(TEMPORARY)}"
+        with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+            for entry in entries:
+                if re.fullmatch(pattern, entry.name) and entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -121,7 +140,8 @@ def write_tensors(tensors: Mapping[str, "Tensor"], texts: Mapping[str, str], pat
     from safetensors.torch import save_file
 
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with told(f"{path} could not be written", WriteError), written_whole(path) as temporary:
+    sentence = f"{shown(path)} could not be written"
+    with told(sentence, WriteError), written_whole(path) as temporary:
         save_file(whole, temporary, metadata=dict(texts))
 
 
@@ -135,19 +155,41 @@ def read_tensors(path: Path, kind: str) -> tuple[Tensors, Texts]:
     Raises:
         UserError: for a file that is missing, torn or of another kind.
     """
-    from safetensors import safe_open
-
-    if not os.path.isfile(path):  # never an error, whatever the name
-        raise UserError(f"the {kind} {path} does not exist: build it first")
+    absent = f"the {kind} {shown(path)} does not exist: build it first"
     with (
-        told(f"{path} is not a whole {kind}: delete it and build it again"),
-        safe_open(path, framework="pt") as file,
+        told(f"{shown(path)} is not a whole {kind}: delete it and build it again"),
+        opened_tensors(path, "pt", absent) as file,
     ):
         texts = dict(file.metadata() or {})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if texts.get("kind") != kind:
-        raise UserError(f"{path} is not a {kind} of fedred: name another file, or build it again")
+        raise UserError(
+            f"{shown(path)} is not a {kind} of fedred: name another file, or build it again"
+        )
     return tensors, texts
+
+
+@contextlib.contextmanager
+def opened_tensors(
+    path: Path, framework: Literal["pt", "numpy"], absent: str = ""
+) -> Iterator[Any]:
+    """Yield a safetensors file, mapped and not read.
+
+    Args:
+        path: the file.
+        framework: whose tensors it gives.
+        absent: the sentence where there is no file.
+
+    Raises:
+        UserError: for a file that is missing, or no file.
+    """
+    from safetensors import safe_open
+
+    with opened(path, absent) as whole:
+        # safe_open takes a name, and only one in UTF-8.
+        name = path if str(path).isprintable() else f"/dev/fd/{whole.fileno()}"
+        with safe_open(name, framework=framework) as file:
+            yield file
 
 
 def require_checksum(path: Path, computed: str, texts: Texts) -> None:
@@ -158,6 +200,6 @@ def require_checksum(path: Path, computed: str, texts: Texts) -> None:
     """
     if texts.get("checksum") != computed:
         raise UserError(
-            f"{path} has changed since it was written (its checksum differs): delete it and build "
+            f"{shown(path)} has changed since it was written (its checksum differs): delete it and build "
             "it again"
         )

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedred.errors import BusyError, WriteError
+from fedred.paths import shown
 
 log = logging.getLogger(__name__)
 
-NAME = ".lock"
+NAME = ".fedred.lock"
 SECONDS_BETWEEN_TRIES = 0.2
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -45,7 +46,9 @@ def owned(folder: Path, deadline: float = math.inf) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = _locked(folder / NAME, deadline)
     except OSError as error:
-        raise WriteError(f"{folder} could not be locked: {error}") from error
+        raise WriteError(
+            f"{shown(folder)} could not be locked: {error.strerror or error}"
+        ) from error
     try:
         yield
     finally:
@@ -68,7 +71,7 @@ def _locked(path: Path, deadline: float) -> int:
             raise
         os.close(file)
         if time.monotonic() >= deadline:
-            raise BusyError(f"{path.parent} is still in use by {owner or 'another process'}")
+            raise BusyError(f"{shown(path.parent)} is still in use by {owner or 'another process'}")
         if owner and not told:
             log.info("%s is in use by %s: waiting for it to end", path.parent, owner)
             told = True

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fedred.errors import UserError
 from fedred.folder_lock import this_process
+from fedred.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 def _folder() -> Path:
     """Return the folder of the locks, which all users of the machine share."""
-    folder = Path(os.environ.get("FEDRED_LOCKS") or FOLDER)
+    folder = expanded(os.environ.get("FEDRED_LOCKS") or FOLDER)
     with _told(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _rights_for_all():

@@ -29,7 +29,7 @@ from fedred.execution import (
     choose_to_compile,
     forward_operations,
 )
-from fedred.files import checksum_of, write_tensors, written_whole
+from fedred.files import checksum_of, opened_whole, write_tensors
 from fedred.models import flat_model
 from fedred.parameters import FlatModel
 from fedred.reconstruction import Knowledge, Reconstruction, reconstruct
@@ -226,8 +226,8 @@ def write_judged(frame: pd.DataFrame, recording: Recording, threshold: float, pa
     about: dict[str, Any] = {"settings": recording.settings, "threshold": threshold}
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata({"fedred": json.dumps(about, sort_keys=True)})
-    with written_whole(path) as temporary:
-        pq.write_table(table, temporary)
+    with opened_whole(path) as file:
+        pq.write_table(table, file)
 
 
 def write_images(learned: Learned, recording: Recording, path: Path) -> None:

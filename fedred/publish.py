@@ -11,6 +11,7 @@ from typing import Any
 
 from fedred.errors import UserError
 from fedred.files import folder_written_whole
+from fedred.paths import require_outputs
 from fedred.plan import JUDGED_OFFLINE, Plan, make_plan
 from fedred.provenance import cores, cpu_model
 from fedred.report.costs import PARTS
@@ -52,6 +53,7 @@ def publish(config: Path, name: str, results: Path, machine: str | None = None) 
     folder = Path(study.finished)
     if folder.exists():
         raise UserError(f"{folder} exists: remove it first, or choose another name")
+    require_outputs([folder / ABOUT])
     runs = _finished_runs(plan)
     about = _about(runs, machine or f"{cpu_model()}, {cores()} cores, {platform.system()}")
     with folder_written_whole(folder) as temporary:

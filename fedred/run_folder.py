@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import logging
 import os
@@ -17,18 +18,19 @@ import torch
 from torch import Tensor
 
 from fedred.defenses.interface import ServerView
-from fedred.errors import UserError
+from fedred.errors import UserError, printable
 from fedred.files import (
     Tensors,
     Texts,
     checksum_of,
+    opened_whole,
     read_tensors,
     remove_unfinished,
     require_checksum,
     told,
     write_tensors,
-    written_whole,
 )
+from fedred.paths import opened, shown
 from fedred.provenance import code_fingerprint
 from fedred.recording import Recording, write_recording
 from fedred.simulation import Observer, Record, State
@@ -36,14 +38,15 @@ from fedred.simulation import Observer, Record, State
 log = logging.getLogger(__name__)
 
 RESULTS = ("model.safetensors", "rounds.csv", "clients.parquet")
-"""Files of a finished run beside `run.json`, which is written last."""
+"""Files of a finished run beside SUMMARY, which is written last."""
+SUMMARY = "run.json"
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, whole or not at all; NaN becomes null."""
-    with written_whole(path) as temporary:
-        text = json.dumps(_without_nan(value), indent=2, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(_without_nan(value), indent=2, allow_nan=False)
+    with opened_whole(path) as file:
+        file.write(f"{text}\n".encode())
 
 
 def _without_nan(value: Any) -> Any:
@@ -77,28 +80,44 @@ class RunFolder:
         """The file to resume from."""
         return self.path / "checkpoint.safetensors"
 
+    @property
+    def results(self) -> list[Path]:
+        """All files of the finished run, those of recorded rounds with them."""
+        recorded = self.recordings(self.settings.get("rounds", 0))
+        return [*(self.path / name for name in (*RESULTS, SUMMARY)), *recorded]
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that the run ever writes, but its lock."""
+        return [self.checkpoint, *self.results]
+
+    def is_summed_up(self) -> bool:
+        """Tell whether finished results are here, of whatever settings."""
+        return os.path.exists(self.path / SUMMARY)
+
     def is_complete(self) -> bool:
         """Tell whether the finished results of these settings are here, all of them.
 
         Raises:
             UserError: when finished results of other settings are here; they are never overwritten.
         """
-        summary = self.path / "run.json"
-        if not summary.exists():
+        if not self.is_summed_up():
             return False
+        summary = self.path / SUMMARY
+        with opened(summary) as file:
+            content = file.read()
         try:
-            found = json.loads(summary.read_text(encoding="utf-8"))["fingerprint"]
+            found = json.loads(content)["fingerprint"]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise UserError(f"{summary} is not the summary of a run: remove it first") from None
+            raise UserError(
+                f"{shown(summary)} is not the summary of a run: remove it first"
+            ) from None
         if found != self.fingerprint:
             raise UserError(
-                f"{self.path} holds a finished run of other settings, data or code: "
+                f"{shown(self.path)} holds a finished run of other settings, data or code: "
                 "choose another folder with --out, or remove it first"
             )
-        there = [self.path / name for name in RESULTS] + self.recordings(
-            self.settings.get("rounds", 0)
-        )
-        return all(path.exists() for path in there)
+        return all(path.exists() for path in self.results)
 
     def recordings(self, last: int) -> list[Path]:
         """Return the files of the recorded rounds up to round `last`."""
@@ -124,10 +143,17 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Remove what killed processes left and is of no use; only for who owns the folder."""
-        if self.is_complete():
+        if self.is_complete() and self._is_own_checkpoint():
             self.checkpoint.unlink(missing_ok=True)
-        remove_unfinished(self.path)
-        remove_unfinished(self.path / "updates")
+        remove_unfinished(self.files)
+
+    def _is_own_checkpoint(self) -> bool:
+        """Tell whether what has the name of the checkpoint is one of this run, and no file of a user."""
+        try:
+            _, marks = read_tensors(self.checkpoint, "checkpoint")
+        except UserError:
+            return False
+        return marks.get("fingerprint") == self.fingerprint
 
     def save_checkpoint(self, state: State, records: Sequence[Record], computed: str) -> None:
         """Write the state and the history of all rounds so far, whole or not at all.
@@ -197,9 +223,10 @@ class RunFolder:
         write_tensors({"weights": state.weights}, {"kind": "model"}, model)
         _write_rounds(rounds, records)
         _write_clients(clients, records)
-        head = {"run": self.path.name, "settings": self.settings, "seed": self.settings["seed"]}
+        name = printable(Path(os.path.abspath(self.path)).name)
+        head = {"run": name, "settings": self.settings, "seed": self.settings["seed"]}
         marks = {"fingerprint": self.fingerprint, "inputs": dict(self.inputs)}
-        write_json(self.path / "run.json", {**head, **summary, **marks})
+        write_json(self.path / SUMMARY, {**head, **summary, **marks})
         self.checkpoint.unlink(missing_ok=True)
 
 
@@ -302,14 +329,13 @@ WHOLE_NUMBERS = (
 
 def _write_rounds(path: Path, records: Sequence[Record]) -> None:
     """Write a row a round; an empty cell stands for a value that is undefined or not measured."""
-    with (
-        written_whole(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(records[0].summary)
-        for record in records:
-            writer.writerow([_cell(name, value) for name, value in record.summary.items()])
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")
+    writer.writerow(records[0].summary)
+    for record in records:
+        writer.writerow([_cell(name, value) for name, value in record.summary.items()])
+    with opened_whole(path) as file:
+        file.write(rows.getvalue().encode())
 
 
 def _cell(name: str, value: float) -> str:
@@ -329,5 +355,5 @@ def _write_clients(path: Path, records: Sequence[Record]) -> None:
     for name in records[0].clients:
         columns[name] = torch.cat([record.clients[name] for record in records])
     table = pa.table({name: pa.array(column.numpy()) for name, column in columns.items()})
-    with written_whole(path) as temporary:
-        pq.write_table(table, temporary)
+    with opened_whole(path) as file:
+        pq.write_table(table, file)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from fedred.errors import UserError, printable, shortened
+from fedred.paths import shown, without_waiting
 
 MOST_BYTES = 1_000_000
 """Of a file of settings; the largest one here has 3,000."""
@@ -86,13 +87,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: when it is not there, not readable as YAML, or not a mapping.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=without_waiting) as file:
             text = file.read(MOST_BYTES + 1).decode("utf-8")
     except FileNotFoundError:
-        raise UserError(f"there is no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    return parse_settings(text, str(path))
+        raise UserError(f"there is no file {shown(path)}") from None
+    except OSError as error:
+        raise UserError(f"{shown(path)} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown(path)} cannot be read: {error}") from None
+    return parse_settings(text, shown(path))
 
 
 def read_texts(raw: Any, source: str) -> Any:

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from safetensors import safe_open
 
 from fedred.errors import UserError
-from fedred.files import told, written_whole
+from fedred.files import opened_tensors, opened_whole, told
+from fedred.paths import shown, with_endings
 from fedred.report import style
 from fedred.report.drawing import (
     defense_line,
@@ -34,6 +34,8 @@ from fedred.report.runs import Run, load_runs
 from fedred.report.statistics import FloatArray, Spread, spread
 from fedred.report.sweep_figure import sweep
 
+Format = Literal["png", "pdf"]
+FORMATS: tuple[Format, ...] = ("png", "pdf")
 SIDE_BY_SIDE = 8
 """Attacks up to which two heat maps fit beside each other."""
 
@@ -224,8 +226,8 @@ def read_partition(path: Path) -> tuple[np.ndarray, list[str]]:
         UserError: for a file that is missing, torn or without `counts`.
     """
     with (
-        told(f"the partition file {path} cannot be read"),
-        safe_open(path, framework="numpy") as file,
+        told(f"the partition file {shown(path)} cannot be read"),
+        opened_tensors(path, "numpy") as file,
     ):
         counts = file.get_tensor("counts")
         names = json.loads((file.metadata() or {}).get("classes", "[]")) or range(counts.shape[1])
@@ -288,19 +290,28 @@ def made_figure(name: str, sources: Sequence[Path]) -> Figure:
 
 @matplotlib.rc_context(style.RC)
 def write_figure(
-    figure: Figure, prefix: Path | str, formats: Sequence[Literal["png", "pdf"]] = ("png", "pdf")
-) -> None:
+    figure: Figure, prefix: Path | str, formats: Sequence[Format] = FORMATS
+) -> list[Path]:
     """Write a figure as PREFIX.png and PREFIX.pdf, the same bytes for the same figure.
 
     Args:
         figure: what a member of FIGURES returned.
-        prefix: path without ending; its folder is made when missing.
+        prefix: path without ending, or with that of the one form to write; its folder is made when
+            missing.
         formats: which of the two to write.
+
+    Returns:
+        The files.
+
+    Raises:
+        WriteError: when one cannot be written.
     """
     undated: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
-    for ending in formats:
-        with written_whole(Path(f"{prefix}.{ending}")) as temporary:
-            figure.savefig(temporary, format=ending, metadata=undated[ending])
+    files = with_endings(Path(prefix), formats)
+    for ending, path in files.items():
+        with opened_whole(path) as file:
+            figure.savefig(file, format=ending, metadata=undated[ending])
+    return list(files.values())

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from fedred.errors import UserError
 from fedred.files import told
+from fedred.paths import opened, shown
 from fedred.report import style
 from fedred.report.labels import in_words, label_runs
 from fedred.report.runs import Run
@@ -100,8 +101,11 @@ def _require_one_judge(read: Mapping[Path | str, tuple[pd.DataFrame, dict[str, A
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    with told(f"{path} cannot be read as what `fedred reconstruct` writes"):
-        table = pq.ParquetFile(path).read()
+    with (
+        told(f"{shown(path)} cannot be read as what `fedred reconstruct` writes"),
+        opened(path) as file,
+    ):
+        table = pq.ParquetFile(file).read()
         about = json.loads((table.schema.metadata or {})[b"fedred"])
         frame = table.replace_schema_metadata().to_pandas()
         missing = {*COLUMNS} - {*frame.columns}

@@ -1,5 +1,6 @@
 """Finished runs, read from their folders."""
 
+import io
 import json
 import math
 import os
@@ -8,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 import pyarrow.parquet as pq
 
 from fedred.errors import UserError, shortened
 from fedred.files import told
+from fedred.paths import opened, shown
 
 ROUND_COLUMNS = dict.fromkeys(
     ("round", "accuracy", "attack_success_rate", "DACC", "FPR", "FNR"), "iuf"
@@ -58,9 +60,10 @@ class Run:
     def rounds(self) -> pd.DataFrame:
         """rounds.csv: a row a round, empty cells as NaN."""
         path = self.folder / "rounds.csv"
-        with _readable(path):
-            frame = pd.read_csv(path)
-            torn = not path.read_bytes().endswith(b"\n") or len(frame) != self.settings["rounds"]
+        with _readable(path) as file:
+            content = file.read()
+            frame = pd.read_csv(io.BytesIO(content))
+            torn = not content.endswith(b"\n") or len(frame) != self.settings["rounds"]
         if torn:
             raise UserError(f"{path} is torn: it does not hold all rounds of the run")
         return _with_columns(frame, ROUND_COLUMNS, path)
@@ -69,8 +72,8 @@ class Run:
     def clients(self) -> pd.DataFrame:
         """clients.parquet: a row a round and client."""
         path = self.folder / "clients.parquet"
-        with _readable(path):
-            table = pq.ParquetFile(path)
+        with _readable(path) as file:
+            table = pq.ParquetFile(file)
             torn = table.metadata.num_rows % self.settings["rounds"] != 0
             frame = table.read().replace_schema_metadata().to_pandas()  # pandas' notes unread
         if torn:
@@ -114,13 +117,18 @@ def load_runs(folders: Iterable[Path | str]) -> list[Run]:
     Raises:
         UserError: for a folder whose run.json is missing, torn or lacks an entry.
     """
-    return [_load_run(Path(folder)) for folder in folders]
+    return [_load_run(_run_folder(Path(folder))) for folder in folders]
+
+
+def _run_folder(path: Path) -> Path:
+    """Return the folder of a run, which may be named by its run.json."""
+    return path.parent if path.name == "run.json" and os.path.isfile(path) else path
 
 
 def _load_run(folder: Path) -> Run:
     path = folder / "run.json"
-    with _readable(path):
-        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    with _readable(path) as file:
+        content = json.loads(file.read(), parse_constant=_refuse_constant)
     _require(isinstance(content, dict) and _is_plain(content), path, "the summary of a run")
     for entry, kind in ENTRIES.items():
         value = _entry(content, entry, path)
@@ -218,8 +226,7 @@ def _with_columns(frame: pd.DataFrame, columns: Mapping[str, str], path: Path) -
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    if not os.path.isfile(path):  # never an error, whatever the name
-        raise UserError(f"{path} is missing: has the run finished?")
-    with told(f"{path} cannot be read"):
-        yield
+def _readable(path: Path) -> Iterator[BinaryIO]:
+    absent = f"{shown(path)} is missing: has the run finished?"
+    with told(f"{shown(path)} cannot be read"), opened(path, absent) as file:
+        yield file

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from fedred.errors import UserError, unknown_name
-from fedred.files import written_whole
+from fedred.files import opened_whole
+from fedred.paths import with_endings
 from fedred.report.costs import cost, cost_blocks, error_blocks, errors
 from fedred.report.differences import difference_blocks, differences
 from fedred.report.frames import (
@@ -96,13 +97,23 @@ def made_table(name: str, sources: Sequence[Path]) -> pd.DataFrame:
     return TABLES[name](load_runs(sources))
 
 
-def write_table(frame: pd.DataFrame, name: str, prefix: Path | str) -> None:
+FORMATS = ("csv", "html", "md", "tex")
+
+
+def write_table(frame: pd.DataFrame, name: str, prefix: Path | str) -> list[Path]:
     """Write a table as PREFIX.csv (tidy), PREFIX.html, .md and .tex (laid out, best in bold).
 
     Args:
         frame: what a member of TABLES returned.
         name: of that member.
-        prefix: path without ending; its folder is made when missing.
+        prefix: path without ending, or with that of the one form to write; its folder is made when
+            missing.
+
+    Returns:
+        The files.
+
+    Raises:
+        WriteError: when one cannot be written.
     """
     blocks = _layout(name)(frame)
     texts = {
@@ -111,9 +122,11 @@ def write_table(frame: pd.DataFrame, name: str, prefix: Path | str) -> None:
         "md": markdown(blocks),
         "tex": latex(blocks),
     }
-    for ending, text in texts.items():
-        with written_whole(Path(f"{prefix}.{ending}")) as temporary:
-            temporary.write_bytes(text.encode())
+    files = with_endings(Path(prefix), FORMATS)
+    for ending, path in files.items():
+        with opened_whole(path) as file:
+            file.write(texts[ending].encode())
+    return list(files.values())
 
 
 def print_table(frame: pd.DataFrame, name: str, console: Console, title: str = "") -> None:

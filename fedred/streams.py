@@ -1,0 +1,89 @@
+"""Standard input, output and error when they are closed or take nothing. Imports no library."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from fedred.errors import WriteError
+
+CLOSED_PIPE = 128 + signal.SIGPIPE
+"""As a shell tells the end of a program that writes to a pipe which nobody reads any more."""
+
+
+@dataclass(eq=False)
+class Guarded:
+    """A stream whose failure is told once, to `failed`; what comes after is dropped.
+
+    Libraries that print catch an OSError, each in a way of its own, and Python tries again at its end.
+    """
+
+    stream: TextIO
+    failed: Callable[[OSError], None]
+
+    def write(self, text: str) -> int:
+        """Write as the stream does."""
+        return self._try(self.stream.write, text) or len(text)
+
+    def flush(self) -> None:
+        """Flush as the stream does."""
+        self._try(self.stream.flush)
+
+    def _try(self, act: Callable[..., Any], *arguments: str) -> Any:
+        try:
+            return act(*arguments)
+        except OSError as error:
+            self._let_go()
+            return self.failed(error)
+
+    def _let_go(self) -> None:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self.stream.fileno())
+        os.close(nothing)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _output_failed(error: OSError) -> None:
+    if isinstance(error, BrokenPipeError):  # who reads it has seen enough
+        sys.exit(CLOSED_PIPE)
+    raise WriteError(f"standard output could not be written: {error.strerror or error}") from error
+
+
+def _log_failed(error: OSError) -> None:
+    """Do without a log: it may lie on the disk that is full, and does not decide how a command ends."""
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Print with one sentence and the code of its kind where standard output takes nothing.
+
+    A closed pipe ends the process with CLOSED_PIPE and no word; a log that takes nothing changes nothing.
+
+    Raises:
+        WriteError: when standard output cannot be written.
+    """
+    _open_what_is_closed()
+    output: Any = Guarded(sys.stdout, _output_failed)
+    log: Any = Guarded(sys.stderr, _log_failed)
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(log):
+        yield
+
+
+def _open_what_is_closed() -> None:
+    """Take the numbers 0 to 2 where they are free: a log would be written into the next file opened.
+
+    Standard input is then empty, and standard output cannot be written.
+    """
+    for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
