@@ -80,9 +80,9 @@ def _finished_runs(plan: Plan) -> list[Run]:
 
 
 def _read_what_is_no_run(plan: Plan) -> None:
-    from fedred.report.figures import read_partition
     from fedred.report.images import load_images
     from fedred.report.judged import load_judged
+    from fedred.report.partition_figure import read_partition
 
     for experiment, tables in plan.tables.items():
         for shown in (*tables, *plan.figures[experiment]):

@@ -3,21 +3,30 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
+from fedred.errors import printable
 from fedred.report import style
 from fedred.report.labels import LabelledRun, value_in_words
+from fedred.report.lettering import in_figure, width, wrapped
 
 Panel = tuple[str, list[LabelledRun]]
 COLUMNS = 3
 """Panels beside each other."""
+LINES = 40
+"""Defenses whose lines can be told apart in one figure."""
+LABEL = style.PAGE_WIDTH - 0.6
+"""Inches of the longest label of a legend."""
 
 
 def page_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches."""
-    return Figure(figsize=(width, height), layout="constrained")
+    """Return an empty figure of a size in inches, at most as high as `style.PAGE_HEIGHT`."""
+    return Figure(figsize=(width, min(height, style.PAGE_HEIGHT)), layout="constrained")
 
 
 def panel_grid(
@@ -27,7 +36,7 @@ def panel_grid(
     shared: bool = False,
     most: int = COLUMNS,
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many panels.
+    """Return a figure with so many panels, or with the first of them that a page has room for.
 
     Args:
         count: of panels.
@@ -37,13 +46,42 @@ def panel_grid(
         most: panels beside each other.
     """
     columns = min(count, most)
-    rows = -(-count // columns)
+    rows = min(-(-count // columns), rows_of_page(panel_height, other_height))
     figure = page_figure(style.PAGE_WIDTH, other_height + panel_height * rows)
     share: Any = {"sharex": shared, "sharey": shared, "squeeze": False}
     axes = list(figure.subplots(rows, columns, **share).flat)
     for axis in axes[count:]:
         axis.remove()
     return figure, axes[:count]
+
+
+def rows_of_page(height: float, other_height: float) -> int:
+    """Return how many panels of a height, in inches, a page has room for below each other."""
+    return max(1, int((style.PAGE_HEIGHT - other_height) / height))
+
+
+def tell_left_out(figure: Figure, shown: int, count: int, what: str) -> None:
+    """Say below or beside the legend that a page shows the first ones only, if it does.
+
+    Args:
+        figure: with its legend.
+        shown: how many it shows.
+        count: of all.
+        what: panels, defenses.
+    """
+    if shown < count:
+        add_note(figure, f"The first {shown} of {count} {what}; all of them stand in the tables.")
+
+
+def add_note(figure: Figure, sentence: str) -> None:
+    """Write a sentence above the legend of a figure, or below its panels when it has none."""
+    told = in_figure(sentence, style.PAGE_WIDTH - 0.2, 7)
+    if not figure.legends:
+        figure.supxlabel(told, fontsize=7)
+        return
+    before = figure.legends[0].get_title().get_text()
+    lines = filter(None, (before, told))
+    figure.legends[0].set_title("\n".join(lines), FontProperties(size=7))
 
 
 def first_seen(names: Iterable[str]) -> list[str]:
@@ -53,7 +91,38 @@ def first_seen(names: Iterable[str]) -> list[str]:
 
 def legend_columns(labels: Sequence[str]) -> int:
     """Return how many columns of a legend fit on the page: about 14 letters an inch."""
-    return max(1, min(len(labels), int(style.PAGE_WIDTH * 14 / (max(map(len, labels)) + 7))))
+    widest = max(max(len(label), 14 * width(label, 7.5)) for label in labels)
+    return max(1, min(len(labels), int(style.PAGE_WIDTH * 14 / (widest + 7))))
+
+
+def label_handles(legend: Legend, labels: Sequence[str], inches: float = LABEL) -> None:
+    """Write labels into a legend as they are: matplotlib hides one that begins with an underscore.
+
+    Args:
+        legend: made with as many handles.
+        labels: in the same order.
+        inches: of room for each.
+    """
+    size = float(legend.get_texts()[0].get_fontsize())
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_text(in_figure(label, inches, size))
+
+
+def defense_legend(figure: Figure, defenses: Sequence[str]) -> None:
+    """Draw the legend of the lines of defenses below the panels."""
+    handles: list[Artist] = [defense_line(one, list(defenses), [], []) for one in defenses]
+    labels = [style.display(defense) for defense in defenses]
+    numbers = [str(place) for place in range(len(labels))]
+    legend = figure.legend(
+        handles, numbers, loc="outside lower center", ncols=legend_columns(labels)
+    )
+    label_handles(legend, labels)
+
+
+def legend_height(defenses: Sequence[str]) -> float:
+    """Return the inches of `defense_legend`."""
+    columns = legend_columns([style.display(defense) for defense in defenses])
+    return 0.17 * -(-len(defenses) // columns)
 
 
 def defense_line(label: str, labels: list[str], x: Any, y: Any) -> Line2D:
@@ -89,9 +158,27 @@ def panels_of(labelled: list[LabelledRun], name: Callable[[LabelledRun], str]) -
     for one in labelled:
         parts = [style.display(one.dataset)] if several_datasets else []
         parts += [f"{key} = {value_in_words(value)}" for key, value in one.extra.items()]
-        title = "\n".join(part for part in (", ".join(parts), name(one)) if part)
-        groups.setdefault((one.block, name(one)), (title, []))[1].append(one)
+        lines = map(printable, (", ".join(parts), name(one)))
+        groups.setdefault((one.block, name(one)), ("\n".join(filter(None, lines)), []))[1].append(
+            one
+        )
     return list(groups.values())
+
+
+def with_room(panels: Sequence[Panel], most: int = COLUMNS) -> list[Panel]:
+    """Return panels whose titles are as wide as a panel, at most so many of them beside each other."""
+    room = panel_room(min(len(panels), most))
+    return [(wrapped(title, room), group) for title, group in panels]
+
+
+def panel_room(columns: int) -> float:
+    """Return the inches that a title of one of so many panels beside each other has."""
+    return style.PAGE_WIDTH / columns - 0.25
+
+
+def title_height(panels: Sequence[Panel]) -> float:
+    """Return the inches of the lines of titles after the first."""
+    return 0.14 * max(title.count("\n") for title, _ in panels)
 
 
 def label_outer(axes: Sequence[Axes], x: str, y: str) -> None:

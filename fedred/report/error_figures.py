@@ -1,9 +1,9 @@
 """Figures of reconstruction errors: of clients in the first rounds, and over all rounds."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,8 +12,20 @@ from matplotlib.lines import Line2D
 
 from fedred.errors import UserError
 from fedred.report import style
-from fedred.report.drawing import first_seen, label_outer, page_figure, panel_grid, panels_of
+from fedred.report.drawing import (
+    first_seen,
+    label_outer,
+    page_figure,
+    panel_grid,
+    panel_room,
+    panels_of,
+    rows_of_page,
+    tell_left_out,
+    title_height,
+    with_room,
+)
 from fedred.report.labels import LabelledRun, label_runs
+from fedred.report.lettering import house_style, in_figure, width, wrapped
 from fedred.report.runs import Run
 from fedred.report.statistics import FloatArray
 
@@ -24,7 +36,7 @@ ERROR_LIMIT = 2.0
 """Reconstruction errors above it are drawn at the upper edge: a model that stays put has 1."""
 
 
-@matplotlib.rc_context(style.RC)
+@house_style()
 def reconstruction_error(runs: Sequence[Run]) -> Figure:
     """Return reconstruction errors and iterations of honest and malicious clients, per attack.
 
@@ -37,16 +49,19 @@ def reconstruction_error(runs: Sequence[Run]) -> Figure:
     """
     reconstructing = _reconstructing(runs)
     panels = panels_of(label_runs(reconstructing), lambda one: style.display(one.defense))
-    figure = page_figure(style.PAGE_WIDTH, 0.3 + 3.3 * len(panels))
-    axes = figure.subplots(2 * len(panels), 1, squeeze=False)[:, 0]
-    for row, (title, members) in enumerate(panels):
+    shown = panels[: rows_of_page(3.3, 0.3)]
+    figure = page_figure(style.PAGE_WIDTH, 0.3 + 3.3 * len(shown))
+    axes = figure.subplots(2 * len(shown), 1, squeeze=False)[:, 0]
+    for row, (title, members) in enumerate(shown):
         errors, iterations = axes[2 * row : 2 * row + 2]
         _draw_reconstructions(errors, iterations, members)
-        errors.set_title(title.replace("\n", ", ") if len(panels) > 1 else "")
+        line = wrapped(title.replace("\n", ", "), panel_room(1))
+        errors.set_title(line if len(panels) > 1 else "")
     last = min(FIRST_ROUNDS, max(run.settings["rounds"] for run in reconstructing))
     axes[-1].set_xlabel(f"Clients of rounds 1 to {last}, by attack")
     figure.align_ylabels()
     figure.legend(handles=_reconstruction_legend(), loc="outside upper center", ncols=3)
+    tell_left_out(figure, len(shown), len(panels), "panels")
     return figure
 
 
@@ -74,12 +89,21 @@ def _draw_reconstructions(errors: Axes, iterations: Axes, group: list[LabelledRu
     errors.set_ylim(bottom=0)
     iterations.set_ylabel("Iterations")
     iterations.set_ylim(bottom=0)
-    names = [style.display(attack) for attack in attacks]
-    for axis, labels in ((errors, []), (iterations, names)):
+    for axis in (errors, iterations):
         axis.set_xlim(-0.5, len(attacks) - 0.5)
-        axis.set_xticks(range(len(attacks)), labels or [""] * len(attacks))
+        axis.set_xticks(range(len(attacks)), [""] * len(attacks))
         axis.tick_params(axis="x", length=0)
         axis.grid(visible=False, axis="x")
+    _name_attacks(iterations, [in_figure(style.display(attack), 1.8, 7) for attack in attacks])
+
+
+def _name_attacks(axis: Axes, names: list[str]) -> None:
+    """Name the attacks on an axis, turned where they have no room; some, where they still have none."""
+    room = (style.PAGE_WIDTH - 0.6) / len(names)
+    turned = max(width(name, 7) for name in names) > room
+    step = math.ceil(0.17 / room) if turned else 1
+    turn: Any = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    axis.set_xticks(range(len(names))[::step], names[::step], **turn)
 
 
 def _judged_clients(group: list[LabelledRun]) -> pd.DataFrame:
@@ -119,7 +143,7 @@ def _reconstruction_legend() -> list[Line2D]:
     ]
 
 
-@matplotlib.rc_context(style.RC)
+@house_style()
 def errors_over_rounds(runs: Sequence[Run]) -> Figure:
     """Return reconstruction errors of honest and malicious clients over rounds, a panel an attack.
 
@@ -131,15 +155,15 @@ def errors_over_rounds(runs: Sequence[Run]) -> Figure:
     """
     labelled = label_runs(_reconstructing(runs))
     several = len({one.defense for one in labelled}) > 1
-    panels = panels_of(labelled, lambda one: _attack_and_defense(one, several))
-    panel_height = 1.5 + 0.14 * panels[0][0].count("\n")
-    figure, axes = panel_grid(len(panels), panel_height, 0.5, shared=True)
-    for axis, (title, group) in zip(axes, panels, strict=True):
+    panels = with_room(panels_of(labelled, lambda one: _attack_and_defense(one, several)))
+    figure, axes = panel_grid(len(panels), 1.5 + title_height(panels), 0.5, shared=True)
+    for axis, (title, group) in zip(axes, panels, strict=False):
         axis.set(title=title, ylim=(0, 1.02 * ERROR_LIMIT))
         _draw_over_rounds(axis, _judged_clients(group))
         axis.axhline(_threshold(group[0].run), color="black", linestyle="--", linewidth=0.9)
     label_outer(axes, "Round", "Reconstruction error")
     figure.legend(handles=_reconstruction_legend(), loc="outside upper center", ncols=3)
+    tell_left_out(figure, len(axes), len(panels), "panels")
     return figure
 
 

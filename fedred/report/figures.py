@@ -1,35 +1,40 @@
 """The figures: accuracy over rounds, reconstruction errors, heat maps, the partition, a sweep."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from fedred.errors import UserError
-from fedred.files import opened_tensors, opened_whole, told
+from fedred.files import opened_whole, told
 from fedred.paths import shown, with_endings
 from fedred.report import style
 from fedred.report.drawing import (
+    LINES,
+    defense_legend,
     defense_line,
     first_seen,
     label_outer,
-    legend_columns,
+    legend_height,
     page_figure,
     panel_grid,
+    panel_room,
     panels_of,
+    tell_left_out,
+    title_height,
+    with_room,
 )
 from fedred.report.error_figures import errors_over_rounds, reconstruction_error
 from fedred.report.labels import LabelledRun, label_runs
+from fedred.report.lettering import house_style, in_figure, width, wrapped
+from fedred.report.partition_figure import partition
 from fedred.report.runs import Run, load_runs
 from fedred.report.statistics import FloatArray, Spread, spread
 from fedred.report.sweep_figure import sweep
@@ -38,30 +43,36 @@ Format = Literal["png", "pdf"]
 FORMATS: tuple[Format, ...] = ("png", "pdf")
 SIDE_BY_SIDE = 8
 """Attacks up to which two heat maps fit beside each other."""
+CELL = 0.26
+"""Inches of the height of a row of a heat map, where a page has room for it."""
+NUMBER = 0.24, 0.13
+"""Inches that a number of a heat map needs."""
+NAME, TICK, TURN = 1.8, 7.0, math.radians(35)
+"""Inches of the name of a row or column, points of its letters, and the turn of those of columns."""
 
 
-@matplotlib.rc_context(style.RC)
+@house_style()
 def accuracy_over_rounds(runs: Sequence[Run]) -> Figure:
     """Return test accuracy over rounds: a panel an attack, a line a defense.
 
     Lines are means over seeds, bands their 95 % confidence interval (none for a single seed).
     """
     labelled = label_runs(runs)
-    defenses = first_seen(one.defense for one in labelled)
-    panels = panels_of(labelled, lambda one: style.display(one.attack))
-    legend_width = legend_columns([style.display(name) for name in defenses])
-    legend_rows = -(-len(defenses) // legend_width)
-    panel_height = 1.55 + 0.14 * panels[0][0].count("\n")
-    figure, axes = panel_grid(len(panels), panel_height, 0.35 + 0.17 * legend_rows, shared=True)
-    for axis, (title, members) in zip(axes, panels, strict=True):
+    every_defense = first_seen(one.defense for one in labelled)
+    defenses = every_defense[:LINES]
+    panels = with_room(panels_of(labelled, lambda one: style.display(one.attack)))
+    panel_height, other_height = 1.55 + title_height(panels), 0.35 + legend_height(defenses)
+    figure, axes = panel_grid(len(panels), panel_height, other_height, shared=True)
+    for axis, (title, members) in zip(axes, panels, strict=False):
         axis.set(title=title)
         for defense in defenses:
             _draw_accuracy(axis, [one for one in members if one.defense == defense], defenses)
     axes[0].set_yticks(np.linspace(0, 1, 6))  # before the limits, which they would widen
     axes[0].set_ylim(0, _fifths_above(axes))
     label_outer(axes, "Round", "Test accuracy")
-    handles = [defense_line(defense, defenses, [], []) for defense in defenses]
-    figure.legend(handles=handles, loc="outside lower center", ncols=legend_width)
+    defense_legend(figure, defenses)
+    tell_left_out(figure, len(axes), len(panels), "panels")
+    tell_left_out(figure, len(defenses), len(every_defense), "defenses")
     return figure
 
 
@@ -95,7 +106,7 @@ def _over_rounds(group: list[LabelledRun], metric: str) -> tuple[FloatArray, Spr
     return table.index.to_numpy(float), spread(table.to_numpy(float).T)
 
 
-@matplotlib.rc_context(style.RC | {"axes.grid": False})
+@house_style(axes__grid=False)
 def detection(runs: Sequence[Run]) -> Figure:
     """Return heat maps of FPR and FNR, averaged over rounds and seeds: defense x attack.
 
@@ -109,7 +120,7 @@ def detection(runs: Sequence[Run]) -> Figure:
     return _heat_maps(selecting, titles)
 
 
-@matplotlib.rc_context(style.RC | {"axes.grid": False})
+@house_style(axes__grid=False)
 def heat_map(runs: Sequence[Run]) -> Figure:
     """Return heat maps of final accuracy and attack success rate, mean over seeds: defense x attack.
 
@@ -129,25 +140,48 @@ def _heat_maps(runs: Sequence[Run], titles: dict[str, str]) -> Figure:
     panels = panels_of(label_runs(runs), lambda one: "")
     attacks = first_seen(one.attack for _, group in panels for one in group)
     defenses = [first_seen(one.defense for one in group) for _, group in panels]
-    maps = [(metric, *panel) for panel in zip(panels, defenses, strict=True) for metric in titles]
     columns = len(titles) if len(attacks) <= SIDE_BY_SIDE else 1
-    heights = [0.4 + 0.26 * len(names) for _, _, names in maps[::columns]]
-    figure = page_figure(style.PAGE_WIDTH, 0.7 + sum(heights))
+    words = [in_figure(style.display(attack), NAME, TICK) for attack in attacks]
+    below = 0.7 + max(0.0, max(width(word, TICK) for word in words) - 1.4) * math.sin(TURN)
+    shown = _blocks_of_page(defenses, len(titles) // columns, below)
+    maps = [
+        (metric, *panel)
+        for panel in zip(panels[:shown], defenses[:shown], strict=True)
+        for metric in titles
+    ]
+    heights = [0.4 + CELL * len(names) for _, _, names in maps[::columns]]
+    figure = page_figure(style.PAGE_WIDTH, below + sum(heights))
     axes = figure.subplots(
         len(heights), columns, sharex=True, sharey="row", squeeze=False, height_ratios=heights
     )
+    high = CELL * min(1.0, (style.PAGE_HEIGHT - below) / sum(heights))
+    wide = (style.PAGE_WIDTH - 2.2) / columns / len(attacks)
     for axis, (metric, (title, group), names) in zip(axes.flat, maps, strict=True):
-        image = _heat_map(axis, _rates(group, metric, names, attacks))
-        axis.set_title("\n".join(part for part in (title, titles[metric]) if part))
-        for set_ticks, labels, turn in (
-            (axis.set_yticks, names, {"rotation": 0}),
-            (axis.set_xticks, attacks, {"rotation": 35, "ha": "right"}),
-        ):
-            shown = [style.display(label) for label in labels]
-            set_ticks(np.arange(len(labels)) + 0.5, shown, **turn)
+        image = _heat_map(axis, _rates(group, metric, names, attacks), wide, high)
+        above = (title, titles[metric])
+        room = panel_room(columns)
+        axis.set_title("\n".join(wrapped(part, room) for part in above if part))
+        rows = [in_figure(style.display(name), NAME, TICK) for name in names]
+        _name_cells(axis.set_yticks, rows, 0.12 / high, rotation=0)
+        _name_cells(axis.set_xticks, words, 0.17 / wide, rotation=math.degrees(TURN), ha="right")
     bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.01, ticks=[0, 50, 100])
     bar.outline.set_visible(False)
+    tell_left_out(figure, shown, len(panels), "settings")
     return figure
+
+
+def _blocks_of_page(defenses: Sequence[Sequence[str]], maps: int, below: float) -> int:
+    """Return how many blocks, of so many maps below each other, a page has room for."""
+    heights = np.cumsum([maps * (0.4 + CELL * len(names)) for names in defenses])
+    return max(1, int(np.sum(heights <= style.PAGE_HEIGHT - below)))
+
+
+def _name_cells(
+    set_ticks: Callable[..., Any], names: Sequence[str], apart: float, **turn: Any
+) -> None:
+    """Name the rows or columns of a map: all, or each second, third ... where they are narrow."""
+    step = max(1, math.ceil(apart))
+    set_ticks(np.arange(len(names))[::step] + 0.5, names[::step], **turn)
 
 
 def _rates(
@@ -168,91 +202,30 @@ def _rates(
     return rates
 
 
-def _heat_map(axis: Axes, rates: FloatArray) -> Collection:
-    """Draw rates with their numbers; a dash on grey where a rate is not defined."""
+def _heat_map(axis: Axes, rates: FloatArray, wide: float, high: float) -> Collection:
+    """Draw rates in cells of a size in inches; a dash on grey where a rate is not defined.
+
+    Their numbers stand in the cells if there is room.
+    """
     axis.set_facecolor("#EEEEEE")
+    told = wide >= NUMBER[0] and high >= NUMBER[1]
     seaborn.heatmap(
         rates,
         ax=axis,
         mask=np.isnan(rates),
-        annot=np.vectorize(lambda rate: f"{rate:.1f}")(rates),
+        annot=np.array([[f"{rate:.1f}" for rate in row] for row in rates]) if told else None,
         fmt="",
         annot_kws={"fontsize": 7},
         cmap="Blues",
         vmin=0,
         vmax=100,
         cbar=False,
-        linewidths=1,
+        linewidths=1 if told else 0,
     )
-    for row, column in np.argwhere(np.isnan(rates)):
+    for row, column in np.argwhere(np.isnan(rates)) if told else ():
         axis.text(column + 0.5, row + 0.5, "\N{EN DASH}", ha="center", va="center", fontsize=7)
     axis.tick_params(length=0)
     return axis.collections[0]
-
-
-@matplotlib.rc_context(style.RC)
-def partition(path: Path | str) -> Figure:
-    """Return how the samples of each class are divided: clients x classes, area = samples.
-
-    Args:
-        path: safetensors file with the tensor `counts` int64 [clients, C] and, when the classes
-            have names, their JSON list as the metadata entry `classes`.
-
-    Raises:
-        UserError: for a file that is missing, torn or without `counts`.
-    """
-    counts, classes = read_partition(Path(path))
-    clients, C = counts.shape
-    figure = page_figure(style.PAGE_WIDTH, 1.5 + 0.22 * C)
-    total, dots = figure.subplots(2, 1, sharex=True, height_ratios=[1, 0.45 * C])
-    total.bar(range(clients), counts.sum(axis=1), width=0.7, color=style.GREY)
-    total.set_ylabel("Samples")
-    y, x = np.meshgrid(range(C), range(clients))
-    diameter = 72 * min(9 / clients, 0.2)
-    area = diameter**2 / max(counts.max(), 1)
-    dots.scatter(x, y, s=counts * area, color=style.HONEST, alpha=0.85, linewidths=0)
-    dots.set(xlabel="Client", ylabel="Class", xlim=(-0.7, clients - 0.3), ylim=(C - 0.4, -0.6))
-    dots.set_yticks(range(C), classes)
-    dots.xaxis.get_major_locator().set_params(integer=True)
-    figure.align_ylabels()
-    _size_legend(figure, counts, area)
-    return figure
-
-
-def read_partition(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Return how many images of each class every client holds [clients, classes], and the classes.
-
-    Raises:
-        UserError: for a file that is missing, torn or without `counts`.
-    """
-    with (
-        told(f"the partition file {shown(path)} cannot be read"),
-        opened_tensors(path, "numpy") as file,
-    ):
-        counts = file.get_tensor("counts")
-        names = json.loads((file.metadata() or {}).get("classes", "[]")) or range(counts.shape[1])
-        if counts.dtype.kind not in "iu" or counts.size == 0 or counts.min() < 0:
-            raise ValueError("its counts must be whole numbers for each client and class")
-        return counts, [str(name) for name in names]
-
-
-def _size_legend(figure: Figure, counts: np.ndarray, area: float) -> None:
-    largest = int(counts.max())
-    sizes = sorted({max(1, round(largest * share)) for share in (0.1, 0.5, 1)})
-    handles = [
-        Line2D(
-            [],
-            [],
-            linestyle="",
-            marker="o",
-            color=style.HONEST,
-            markeredgewidth=0,
-            markersize=(size * area) ** 0.5,
-            label=f"{size} samples",
-        )
-        for size in sizes
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(sizes))
 
 
 FIGURES: dict[str, Callable[..., Figure]] = {
@@ -288,7 +261,7 @@ def made_figure(name: str, sources: Sequence[Path]) -> Figure:
     return partition(sources[0])
 
 
-@matplotlib.rc_context(style.RC)
+@house_style()
 def write_figure(
     figure: Figure, prefix: Path | str, formats: Sequence[Format] = FORMATS
 ) -> list[Path]:
@@ -304,7 +277,8 @@ def write_figure(
         The files.
 
     Raises:
-        WriteError: when one cannot be written.
+        UserError: for a figure that cannot be drawn.
+        WriteError: for a file that cannot be written.
     """
     undated: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
@@ -312,6 +286,6 @@ def write_figure(
     }
     files = with_endings(Path(prefix), formats)
     for ending, path in files.items():
-        with opened_whole(path) as file:
+        with told(f"{shown(path)} could not be drawn"), opened_whole(path) as file:
             figure.savefig(file, format=ending, metadata=undated[ending])
     return list(files.values())

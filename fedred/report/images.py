@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,14 +14,17 @@ from matplotlib.patches import Patch
 from fedred.errors import UserError
 from fedred.files import checksum_of, read_tensors, require_checksum, told
 from fedred.report import style
-from fedred.report.drawing import panel_grid
+from fedred.report.drawing import panel_grid, panel_room, tell_left_out
 from fedred.report.judged import attack_panels
+from fedred.report.lettering import house_style, wrapped
 from fedred.report.statistics import FloatArray
 
 CLIENTS = 3
 """Honest clients that are drawn, and malicious ones."""
 IMAGES = 10
 """Images that are drawn of a client."""
+HIGHEST = 10.0
+"""Inches of a panel."""
 DARKEST, BRIGHTEST = 1, 99
 """Percentiles of a client's pixels that are drawn black and white."""
 
@@ -79,7 +81,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return arrays, json.loads(texts["about"])
 
 
-@matplotlib.rc_context(style.RC)
+@house_style()
 def images(synthetic: Sequence[Synthetic]) -> Figure:
     """Return synthetic images, a panel an attack, of the first file of each: a row a client.
 
@@ -91,13 +93,14 @@ def images(synthetic: Sequence[Synthetic]) -> Figure:
     if not panels:
         raise UserError("there are no synthetic images to draw")
     beside = min(len(panels), 2)
-    height = max(_inches(one, style.PAGE_WIDTH / beside) for one in panels)
+    height = min(HIGHEST, max(_inches(one, style.PAGE_WIDTH / beside) for one in panels))
     figure, axes = panel_grid(len(panels), height, 0.3, most=beside)
-    for axis, one in zip(axes, panels, strict=True):
-        _draw(axis, one)
+    for axis, one in zip(axes, panels, strict=False):
+        _draw(axis, one, panel_room(beside))
     colors = {"Honest client": style.HONEST, "Malicious client": style.MALICIOUS}
     handles = [Patch(color=color, label=label) for label, color in colors.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    tell_left_out(figure, len(axes), len(panels), "panels")
     return figure
 
 
@@ -107,7 +110,7 @@ def _inches(one: Synthetic, width: float) -> float:
     return 0.3 + (width - 0.7) * len(one.shown()) * height / (min(count, IMAGES) * across)
 
 
-def _draw(axis: Axes, one: Synthetic) -> None:
+def _draw(axis: Axes, one: Synthetic, room: float) -> None:
     rows = [_strip(one.images[place, :IMAGES]) for place in one.shown()]
     tall = rows[0].shape[0]
     axis.imshow(np.concatenate(rows), interpolation="nearest")
@@ -117,7 +120,8 @@ def _draw(axis: Axes, one: Synthetic) -> None:
     )
     for label, place in zip(axis.get_yticklabels(), one.shown(), strict=True):
         label.set_color(style.MALICIOUS if one.malicious[place] else style.HONEST)
-    axis.set(title=f"{one.panel}, round {one.round}", ylabel="Client: error", xticks=[])
+    title = wrapped(f"{one.panel}, round {one.round}", room)
+    axis.set(title=title, ylabel="Client: error", xticks=[])
     axis.tick_params(length=0)
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)

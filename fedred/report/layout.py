@@ -1,15 +1,14 @@
 """Blocks of printed cells, and their forms: Markdown, LaTeX, HTML and the terminal."""
 
-import html
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+from fedred.report.escapes import in_html, in_latex, in_markdown, latex_needs, on_terminal
 
 DIGITS = 2
 """Decimals of every printed number."""
@@ -18,13 +17,6 @@ GAP = 3
 """Blanks between two columns on a terminal."""
 
 UNDEFINED = "\N{EN DASH}"
-
-LATEX_ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{letter: f"\\{letter}" for letter in "_%&#${}"},
-}
 
 PAGE_STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; color: #1e293b; margin: 1.5em; }
@@ -86,12 +78,12 @@ def _html_table(block: Block) -> str:
     header = [_html_cell("th", title) for title in block.words]
     header += [_html_cell("th", title, "number") for title in block.header]
     lines = "".join(f"<tr>{''.join(row)}</tr>\n" for row in [header, *rows])
-    return f"<table>\n<caption>{html.escape(block.title)}</caption>\n{lines}</table>\n"
+    return f"<table>\n<caption>{in_html(block.title)}</caption>\n{lines}</table>\n"
 
 
 def _html_cell(tag: str, text: str, kind: str = "") -> str:
     attribute = f' class="{kind}"' if kind else ""
-    return f"<{tag}{attribute}>{html.escape(text)}</{tag}>"
+    return f"<{tag}{attribute}>{in_html(text)}</{tag}>"
 
 
 def markdown(blocks: list[Block]) -> str:
@@ -102,29 +94,24 @@ def markdown(blocks: list[Block]) -> str:
 def _markdown_block(block: Block) -> list[str]:
     rule = ["---"] * len(block.words) + ["---:"] * len(block.header)
     body = [
-        [_markdown_escaped(word) for word in words] + [_markdown_cell(cell) for cell in cells]
+        [in_markdown(word) for word in words] + [_markdown_cell(cell) for cell in cells]
         for words, cells in block.rows
     ]
-    header = [_markdown_escaped(title) for title in block.words + block.header]
+    header = [in_markdown(title) for title in block.words + block.header]
     lines = [f"| {' | '.join(line)} |" for line in [header, rule, *body]]
-    return [f"### {_markdown_escaped(block.title)}", "", *lines, ""]
+    return [f"### {in_markdown(block.title)}", "", *lines, ""]
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = _markdown_escaped(cell.text())
+    text = in_markdown(cell.text())
     return f"**{text}**" if cell.best else text
-
-
-def _markdown_escaped(text: str) -> str:
-    return re.sub(r"([\\|*_<])", r"\\\1", text)
 
 
 def latex(blocks: list[Block]) -> str:
     """Return the blocks, which have the same columns, as one tabular for `booktabs`."""
     columns = "l" * len(blocks[0].words) + "r" * len(blocks[0].header)
-    header = " & ".join(latex_escaped(title) for title in blocks[0].words + blocks[0].header)
+    header = " & ".join(in_latex(title) for title in blocks[0].words + blocks[0].header)
     lines = [
-        r"% needs \usepackage{booktabs}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         rf"{header} \\",
@@ -132,18 +119,19 @@ def latex(blocks: list[Block]) -> str:
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    return "\n".join(lines) + "\n"
+    needs = [r"\usepackage{booktabs}", *latex_needs("".join(lines))]
+    return "\n".join([*(f"% needs {need}" for need in needs), *lines]) + "\n"
 
 
 def _latex_block(block: Block, width: int) -> Iterator[str]:
     yield r"\midrule"
-    yield rf"\multicolumn{{{width}}}{{l}}{{\textit{{{latex_escaped(block.title)}}}}} \\"
+    yield rf"\multicolumn{{{width}}}{{l}}{{\textit{{{in_latex(block.title)}}}}} \\"
     previous: list[str] = []
     for words, cells in block.rows:
         shown = _without_repetition(words, previous)
         if shown == words and previous and len(words) > 1:
             yield r"\addlinespace"
-        entries = [latex_escaped(word) for word in shown] + [_latex_cell(cell) for cell in cells]
+        entries = [in_latex(word) for word in shown] + [_latex_cell(cell) for cell in cells]
         yield " & ".join(entries) + r" \\"
         previous = words
 
@@ -155,15 +143,10 @@ def _latex_cell(cell: Cell) -> str:
     return rf"{number}\rlap{{$^{{{cell.mark}}}$}}" if cell.mark else number
 
 
-def latex_escaped(text: str) -> str:
-    """Return text in which LaTeX's special characters print as themselves."""
-    return "".join(LATEX_ESCAPES.get(letter, letter) for letter in text)
-
-
 def print_blocks(blocks: list[Block], console: Console) -> None:
     """Print blocks on a terminal; one wider than it is cut into several with the same rows."""
     for block in blocks:
-        console.print(Text(block.title, style="bold"))
+        console.print(on_terminal(block.title, "bold"))
         for columns in _fitting(block, console.width):
             console.print(_rich_table(block, columns), "", sep="\n")
 
@@ -171,16 +154,17 @@ def print_blocks(blocks: list[Block], console: Console) -> None:
 def _rich_table(block: Block, columns: list[int]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in block.words:
-        table.add_column(title)
+        table.add_column(on_terminal(title))
     for column in columns:
-        table.add_column(block.header[column], justify="right", no_wrap=True)
+        table.add_column(on_terminal(block.header[column]), justify="right", no_wrap=True)
     previous: list[str] = []
     for words, cells in block.rows:
         shown = _without_repetition(words, previous)
         numbers = [
-            Text(cells[column].text(), "bold" if cells[column].best else "") for column in columns
+            on_terminal(cells[column].text(), "bold" if cells[column].best else "")
+            for column in columns
         ]
-        table.add_row(*map(Text, shown), *numbers)
+        table.add_row(*map(on_terminal, shown), *numbers)
         previous = words
     return table
 
@@ -189,17 +173,22 @@ def _fitting(block: Block, width: int) -> list[list[int]]:
     """Divide the columns of numbers so that each part, of at least one, fits beside the words."""
     texts = [[cell.text() for cell in cells] for _, cells in block.rows]
     widths = [
-        max(len(title), *(len(row[column]) for row in texts)) + GAP
+        _widest([title, *(row[column] for row in texts)])
         for column, title in enumerate(block.header)
     ]
-    words = [[*titles] for titles in zip(block.words, *(row[0] for row in block.rows), strict=True)]
-    room = width - sum(max(map(len, column)) + GAP for column in words)
+    words = zip(block.words, *(row[0] for row in block.rows), strict=True)
+    room = width - sum(map(_widest, words))
     parts: list[list[int]] = [[]]
     for column in range(len(widths)):
         if parts[-1] and sum(widths[other] for other in parts[-1]) + widths[column] > room:
             parts.append([])
         parts[-1].append(column)
     return parts
+
+
+def _widest(texts: Iterable[str]) -> int:
+    """Return the cells of a terminal that a column of texts takes, with the gap beside it."""
+    return max(on_terminal(text).cell_len for text in texts) + GAP
 
 
 def _without_repetition(words: list[str], previous: list[str]) -> list[str]:

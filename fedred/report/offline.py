@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,18 +10,34 @@ from matplotlib.lines import Line2D
 from sklearn.metrics import roc_curve
 
 from fedred.report import style
-from fedred.report.drawing import defense_line, first_seen, panel_grid
+from fedred.report.drawing import (
+    COLUMNS,
+    add_note,
+    defense_line,
+    first_seen,
+    label_handles,
+    panel_grid,
+    panel_room,
+    tell_left_out,
+)
 from fedred.report.images import images, load_images
 from fedred.report.judged import Judged, areas, by_attack, counts, load_judged
+from fedred.report.lettering import house_style, wrapped
 from fedred.report.statistics import FloatArray
 
 ERROR_LIMIT = 1.5
 """Errors above it are drawn at the upper edge: a model that stays put has 1."""
+RULES = 20
+"""Rules that a panel of ROC curves has room for."""
+LABEL = 1.3
+"""Inches of the longest label in a panel of ROC curves."""
+CURVES = 200
+"""Clients of a kind whose error curves can be told apart in one panel."""
 GRID = np.linspace(0, 1, 201)
 """False positive rates at which ROC curves are averaged."""
 
 
-@matplotlib.rc_context(style.RC)
+@house_style()
 def roc(judged: Sequence[Judged]) -> Figure:
     """Return ROC curves, a panel an attack, with the AUROC of each rule in its legend.
 
@@ -35,12 +50,14 @@ def roc(judged: Sequence[Judged]) -> Figure:
     """
     groups = by_attack(judged)
     figure, axes = panel_grid(len(groups), 3.1, 0.3)
-    for axis, (attack, group) in zip(axes, groups.items(), strict=True):
-        axis.set(title=attack, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    room = panel_room(min(len(groups), COLUMNS))
+    for axis, (attack, group) in zip(axes, groups.items(), strict=False):
+        axis.set(title=wrapped(attack, room), xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axis.set(xlabel="False positive rate", ylabel="True positive rate")
         axis.plot([0, 1], [0, 1], color=style.GREY, linewidth=0.6, zorder=0.9)
         rules = [name for one in group for name in one.frame["rule"].unique()]
-        _draw_roc(axis, group, first_seen(rules))
+        _draw_roc(axis, group, first_seen(rules)[:RULES])
+    tell_left_out(figure, len(axes), len(groups), "panels")
     return figure
 
 
@@ -56,7 +73,12 @@ def _draw_roc(axis: Axes, group: Sequence[Judged], rules: list[str]) -> None:
     if axis.lines[1:]:
         numbers = zip(counts(group), ("seed", "round"), strict=True)
         title = ", ".join(["AUROC", *(f"{n} {name}{'s' * (n != 1)}" for n, name in numbers)])
-        axis.legend(title=title, loc="lower right", fontsize=6, title_fontsize=6)
+        labels = [str(line.get_label()) for line in axis.lines[1:]]
+        places = [str(place) for place in range(len(labels))]
+        legend = axis.legend(
+            axis.lines[1:], places, title=title, loc="lower right", fontsize=6, title_fontsize=6
+        )
+        label_handles(legend, labels, LABEL)
 
 
 def mean_roc(found: Sequence[tuple[FloatArray, np.ndarray]]) -> FloatArray:
@@ -78,7 +100,7 @@ def mean_roc(found: Sequence[tuple[FloatArray, np.ndarray]]) -> FloatArray:
     return np.asarray(np.mean(curves, axis=0))
 
 
-@matplotlib.rc_context(style.RC)
+@house_style()
 def curves(judged: Sequence[Judged]) -> Figure:
     """Return the errors of honest and malicious clients over iterations, a panel an attack.
 
@@ -87,10 +109,12 @@ def curves(judged: Sequence[Judged]) -> Figure:
     """
     groups = by_attack(judged)
     figure, axes = panel_grid(len(groups), 2.1, 0.3)
-    for axis, (attack, group) in zip(axes, groups.items(), strict=True):
+    room = panel_room(min(len(groups), COLUMNS))
+    for axis, (attack, group) in zip(axes, groups.items(), strict=False):
+        draw = _draw_bands if _clients(group) > CURVES else _draw_curves
         for one in group:
-            _draw_curves(axis, one)
-        axis.set(title=attack, ylim=(0, ERROR_LIMIT), xlabel="Iteration")
+            draw(axis, one)
+        axis.set(title=wrapped(attack, room), ylim=(0, ERROR_LIMIT), xlabel="Iteration")
         axis.set_ylabel("Reconstruction error")
         for threshold in {one.threshold for one in group}:
             axis.axhline(threshold, color="black", linestyle="--", linewidth=0.9, zorder=3)
@@ -98,7 +122,28 @@ def curves(judged: Sequence[Judged]) -> Figure:
     handles = [Line2D([], [], color=color, label=label) for label, color in labels.items()]
     dashed = Line2D([], [], color="black", linestyle="--", label="Threshold")
     figure.legend(handles=[*handles, dashed], loc="outside upper center", ncols=3)
+    if any(_clients(group) > CURVES for group in groups.values()):
+        add_note(figure, f"More than {CURVES} clients: their median, middle half, and range.")
+    tell_left_out(figure, len(axes), len(groups), "panels")
     return figure
+
+
+def _clients(group: Sequence[Judged]) -> int:
+    return sum(len(one.curves()[1]) for one in group)
+
+
+def _draw_bands(axis: Axes, one: Judged) -> None:
+    """Draw the median of the clients' curves, and bands of their middle half and of all."""
+    errors, malicious = one.curves()
+    made = np.arange(1, errors.shape[1] + 1)
+    for bad, color in ((False, style.HONEST), (True, style.MALICIOUS)):
+        shown = np.minimum(errors[malicious == bad], ERROR_LIMIT)
+        if not len(shown):
+            continue
+        low, quarter, median, rest, high = np.quantile(shown, [0, 0.25, 0.5, 0.75, 1], axis=0)
+        axis.fill_between(made, low, high, color=color, alpha=0.12, linewidth=0)
+        axis.fill_between(made, quarter, rest, color=color, alpha=0.25, linewidth=0)
+        axis.plot(made, median, color=color)
 
 
 def _draw_curves(axis: Axes, one: Judged) -> None:

@@ -118,9 +118,11 @@ VARIANT_MARKERS = ("", "o", "s", "^", "D", "v")
 
 PAGE_WIDTH = 7.0
 """Inches, of a two-column paper."""
+PAGE_HEIGHT = 30.0
+"""Inches; what does not fit is aggregated, or left out with a note."""
 
 RC: Any = {
-    "font.family": "DejaVu Sans",
+    "text.parse_math": False,
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,

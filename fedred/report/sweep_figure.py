@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,8 +11,19 @@ from matplotlib.lines import Line2D
 
 from fedred.errors import UserError
 from fedred.report import style
-from fedred.report.drawing import defense_line, first_seen, legend_columns, page_figure
+from fedred.report.drawing import (
+    LINES,
+    defense_legend,
+    defense_line,
+    first_seen,
+    legend_height,
+    page_figure,
+    panel_room,
+    rows_of_page,
+    tell_left_out,
+)
 from fedred.report.labels import label_runs, value_in_words
+from fedred.report.lettering import house_style, in_figure, width, wrapped
 from fedred.report.runs import Run
 from fedred.report.statistics import Spread, spread
 from fedred.report.sweeps import flatten, swept_setting
@@ -59,11 +69,17 @@ class Scale:
         low, high = self.values[0], self.values[-1]
         return low * (high / low) ** share if self.logarithmic else low + (high - low) * share
 
-    def ticks(self) -> list[float | None]:
-        """Return the places that are labelled: as many as have room, the largest value among them."""
+    def ticks(self, inches: float) -> list[float | None]:
+        """Return the places that are labelled: as many as have room, the largest value among them.
+
+        Args:
+            inches: of the axis.
+        """
+        widest = max(width(value_in_words(value), 7) for value in self.values)
+        apart = max(APART, 1.2 * widest / inches)
         kept: list[float | None] = [None] if self.iid else []
         for value in reversed(self.values):
-            if not kept or self.share(kept[-1]) - self.share(value) >= APART:
+            if not kept or self.share(kept[-1]) - self.share(value) >= apart:
                 kept.append(value)
         return kept[::-1]
 
@@ -79,7 +95,7 @@ class Point:
     swept: bool
 
 
-@matplotlib.rc_context(style.RC)
+@house_style()
 def sweep(runs: Sequence[Run]) -> Figure:
     """Return accuracy, FPR and FNR against the setting that runs differ in: a column an attack.
 
@@ -119,53 +135,63 @@ def _number(value: Any) -> float | None:
 
 
 def _drawn(points: list[Point], scale: Scale) -> Figure:
-    attacks = first_seen(point.attack for point in points)
-    defenses = first_seen(point.defense for point in points)
+    every_attack = first_seen(point.attack for point in points)
+    every_defense = first_seen(point.defense for point in points)
+    defenses = every_defense[:LINES]
     selecting = any(point.run.selects for point in points)
     metrics = list(METRICS) if selecting else ["accuracy"]
+    other, band_height = 0.5 + legend_height(defenses), 1.25 * len(metrics) + 0.3
+    attacks = every_attack[: SIDE_BY_SIDE * rows_of_page(band_height, other)]
     bands = -(-len(attacks) // SIDE_BY_SIDE)
     columns = -(-len(attacks) // bands)
-    labels = [style.display(defense) for defense in defenses]
-    legend_rows = -(-len(labels) // legend_columns(labels))
-    rows = bands * len(metrics)
-    figure = page_figure(style.PAGE_WIDTH, 0.5 + 1.25 * rows + 0.3 * bands + 0.17 * legend_rows)
+    rows, room = bands * len(metrics), panel_room(columns)
+    figure = page_figure(
+        style.PAGE_WIDTH, 0.5 + 1.25 * rows + 0.3 * bands + legend_height(defenses)
+    )
     axes = figure.subplots(rows, columns, squeeze=False)
     for index, attack in enumerate(attacks):
         band, column = divmod(index, columns)
         own = list(axes[band * len(metrics) : (band + 1) * len(metrics), column])
-        _draw_attack(own, metrics, [p for p in points if p.attack == attack], defenses, scale)
-        own[0].set_title(style.display(attack))
+        here = [point for point in points if point.attack == attack]
+        _draw_attack(own, metrics, here, defenses, scale, room)
+        own[0].set_title(wrapped(style.display(attack), room))
         for axis, metric in zip(own, metrics, strict=True):
             axis.set_ylabel("" if column else METRICS[metric])
             axis.tick_params(labelleft=not column)
     for axis in axes[-len(metrics) :, len(attacks) - (bands - 1) * columns :].flat:
         axis.remove()
     figure.align_ylabels()
-    handles = [defense_line(defense, defenses, [], []) for defense in defenses]
-    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns(labels))
+    defense_legend(figure, defenses)
+    tell_left_out(figure, len(attacks), len(every_attack), "attacks")
+    tell_left_out(figure, len(defenses), len(every_defense), "defenses")
     return figure
 
 
 def _draw_attack(
-    axes: Sequence[Axes], metrics: list[str], points: list[Point], defenses: list[str], scale: Scale
+    axes: Sequence[Axes],
+    metrics: list[str],
+    points: list[Point],
+    defenses: list[str],
+    scale: Scale,
+    inches: float,
 ) -> None:
     for axis, metric in zip(axes, metrics, strict=True):
-        _prepare(axis, scale)
+        _prepare(axis, scale, inches)
         for defense in defenses:
             own = [point for point in points if point.defense == defense]
             _draw_defense(axis, metric, own, defenses, scale)
         if not axis.lines:
             axis.text(0.5, 0.5, "\N{EN DASH}", transform=axis.transAxes, ha="center", va="center")
         axis.tick_params(labelbottom=axis is axes[-1])
-    axes[-1].set_xlabel(style.SETTING_NAMES.get(scale.path, scale.path))
+    axes[-1].set_xlabel(in_figure(style.SETTING_NAMES.get(scale.path, scale.path), inches))
 
 
-def _prepare(axis: Axes, scale: Scale) -> None:
+def _prepare(axis: Axes, scale: Scale, inches: float) -> None:
     axis.set_xscale("log" if scale.logarithmic else "linear")
     axis.set(ylim=(-0.03, 1.03), yticks=np.linspace(0, 1, 6))
     last = scale.share(None) if scale.iid else 1.0
     axis.set_xlim(scale.at(-0.06), scale.at(last + 0.06))
-    ticks = scale.ticks()
+    ticks = scale.ticks(inches)
     names = ["IID" if value is None else value_in_words(float(value)) for value in ticks]
     axis.set_xticks([scale.place(value) for value in ticks], names)
     axis.set_xticks(

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.text import Text
 
 from fedred.errors import UserError, unknown_name
 from fedred.files import opened_whole
 from fedred.paths import with_endings
 from fedred.report.costs import cost, cost_blocks, error_blocks, errors
 from fedred.report.differences import difference_blocks, differences
+from fedred.report.escapes import in_csv, on_terminal
 from fedred.report.frames import (
     comparable,
     defined,
@@ -117,7 +117,7 @@ def write_table(frame: pd.DataFrame, name: str, prefix: Path | str) -> list[Path
     """
     blocks = _layout(name)(frame)
     texts = {
-        "csv": frame.to_csv(index=False, lineterminator="\n", float_format="%.10g"),
+        "csv": _csv(frame),
         "html": page(blocks),
         "md": markdown(blocks),
         "tex": latex(blocks),
@@ -129,10 +129,17 @@ def write_table(frame: pd.DataFrame, name: str, prefix: Path | str) -> list[Path
     return list(files.values())
 
 
+def _csv(frame: pd.DataFrame) -> str:
+    texts = frame.rename(columns=in_csv).map(
+        lambda value: in_csv(value) if isinstance(value, str) else value
+    )
+    return str(texts.to_csv(index=False, lineterminator="\n", float_format="%.10g"))
+
+
 def print_table(frame: pd.DataFrame, name: str, console: Console, title: str = "") -> None:
     """Print a table on a terminal, under a title if there is one; see `write_table`."""
     if title:
-        console.rule(Text(title), align="left", style="")
+        console.rule(on_terminal(title), align="left", style="")
     print_blocks(_layout(name)(frame), console)
 
 
