@@ -1,13 +1,18 @@
-"""One thread a process: tests run side by side, and small tensors gain nothing from more."""
+"""One thread a process: tests run side by side, and small tensors gain nothing from more.
+
+The only time limit of the tests is here, and it only ends what hangs.
+"""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
+import signal
 
 import pytest
 import torch
+from command import HUNG
 from hypothesis import settings
 from workflow_support import finished_project
 
@@ -16,6 +21,24 @@ from fedred.execution import compiler_failure
 torch.set_num_threads(1)
 settings.register_profile("fedred", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("fedred")
+
+
+def give_up(*_):
+    pytest.fail(f"hangs: no end after {HUNG} s")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup():
+    """Fail what hangs: a fixture, a test, or the end of a fixture."""
+    signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, HUNG, HUNG)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+pytest_runtest_call = pytest_runtest_teardown = pytest_runtest_setup
 
 
 @pytest.fixture(scope="session")

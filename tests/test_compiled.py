@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import torch
 import yaml
-from command import FEDRED, fedred, wait_for_checkpoint
+from command import fedred, pausing, wait_for_checkpoint
 from run_results import same_results
 from small import DEFENSE, SETTINGS, federation, play
 
@@ -42,7 +42,8 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path):
     whole, out = (tmp_path / name / "run" for name in ("whole", "killed"))
     done = fedred("run", config, "--out", whole, *how)
     assert done.returncode == 0, done.stderr
-    command = [*FEDRED, "run", config, "--out", out, *how]
+    (tmp_path / "pause").touch()
+    command = [*pausing(tmp_path / "pause"), "run", config, "--out", out, *how]
     process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
     wait_for_checkpoint(process, out)
     process.kill()

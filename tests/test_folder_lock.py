@@ -10,16 +10,17 @@ import time
 
 import pytest
 
+from fedred import folder_lock
 from fedred.errors import BusyError, WriteError
 from fedred.folder_lock import NAME, owned
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from fedred.folder_lock import owned
 with owned(Path(sys.argv[1])):
     print("mine", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.read()
 assert "torch" not in sys.modules
 """
 COUNT = """
@@ -35,19 +36,22 @@ for _ in range(50):
 """
 
 
-def hold(folder, seconds=60.0):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, folder, str(seconds)], stdout=subprocess.PIPE, text=True
-    )
+def hold(folder):
+    """Start a process that works in a folder until its input is closed."""
+    command = [sys.executable, "-c", HOLD, folder]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "mine\n"
     return process
 
 
-def test_the_second_waits_and_says_for_whom(tmp_path, caplog):
+def test_the_second_waits_and_says_for_whom(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
-    holder = hold(tmp_path, 0.5)
+    holder = hold(tmp_path)
+    waiting = logging.Handler()
+    waiting.emit = lambda record: holder.stdin.close()
+    monkeypatch.setattr(folder_lock.log, "handlers", [waiting])
     with owned(tmp_path):
-        assert holder.wait(timeout=60) == 0
+        assert holder.wait() == 0
     owner = f"process {holder.pid} on {socket.gethostname()}"
     assert f"{tmp_path} is in use by {owner}: waiting for it to end" in caplog.text
     assert not list(tmp_path.iterdir())
@@ -88,7 +92,7 @@ def test_four_processes_never_work_at_once(tmp_path):
     (tmp_path / "number").write_text("0")
     command = [sys.executable, "-c", COUNT, tmp_path]
     processes = [subprocess.Popen(command) for _ in range(4)]
-    assert [process.wait(timeout=60) for process in processes] == [0] * 4
+    assert [process.wait() for process in processes] == [0] * 4
     assert (tmp_path / "number").read_text() == "200"
 
 

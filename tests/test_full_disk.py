@@ -40,7 +40,7 @@ def fill(folder, left):
 def run(config, out, log, *arguments):
     with log.open("w") as stderr:
         command = [*FEDRED, "run", config, "--out", out, "--checkpoint-every", 1, *arguments]
-        return subprocess.run([*map(str, command)], stderr=stderr, timeout=200).returncode
+        return subprocess.run([*map(str, command)], stderr=stderr).returncode
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,19 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 import yaml
+from command import wait_for
 from small import SETTINGS
 
 from fedred.errors import UserError
 from fedred.gpu_lease import leased, visible_devices
 
 FIRST, SECOND = DEVICES = ("GPU-1a2b-first", "GPU-1a3c-second")
-PATIENCE = 60  # seconds until a test gives up; nothing here takes so long unless it hangs
 
 JOB = """
 import os, sys, time
@@ -30,14 +29,15 @@ from fedred import gpu_lease
 
 def note(*words):
     with open(sys.argv[1], "a") as file:
-        print(time.monotonic(), *words, file=file)
+        print(*words, file=file)
 
 gpu_lease.SECONDS_BETWEEN_TRIES = 0.02
-name, count, jobs, seconds = sys.argv[2:]
+name, count, jobs = sys.argv[2:]
 with gpu_lease.leased(int(count), int(jobs)) as devices:
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ",".join(devices)
     note(name, "starts", *devices)
-    time.sleep(float(seconds))
+    sys.stdin.read()
+    time.sleep(0.05)  # jobs that may not meet have time to do so
     note(name, "ends")
 assert "torch" not in sys.modules and "pydantic" not in sys.modules
 """
@@ -63,70 +63,73 @@ def write_nvidia_smi(folder, script):
 
 @dataclass
 class Job:
-    """A process that holds GPUs while it sleeps."""
+    """A process that holds GPUs until it is let go."""
 
     started: ClassVar[list[subprocess.Popen]] = []
     machine: Path
     name: str
     count: int = 1
     jobs_per_gpu: int = 1
-    seconds: float = 0.2
 
     def __post_init__(self):
-        numbers = (self.count, self.jobs_per_gpu, self.seconds)
-        words = (self.machine / "log", self.name, *numbers)
-        self.killed = None
-        self.process = subprocess.Popen([sys.executable, "-c", JOB, *map(str, words)])
+        words = (self.machine / "log", self.name, self.count, self.jobs_per_gpu)
+        command = [sys.executable, "-c", JOB, *map(str, words)]
+        self.killed = False
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE)
         self.started.append(self.process)
 
     def kill(self):
-        self.killed = time.monotonic()
+        if not self.killed:
+            self.killed = True
+            with (self.machine / "log").open("a") as log:
+                log.write(f"{self.name} ends\n")
         self.process.kill()
         self.process.wait()
 
-    def notes(self):
-        """Return the moment and the rest of each line that this job has logged."""
-        log = self.machine / "log"
-        lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-        return [(float(when), rest) for when, name, *rest in lines if name == self.name]
-
     def starts(self):
         """Wait until it has its GPUs."""
-        wait_until(self.notes)
+        wait_for(lambda: self.held())
         return self
 
+    def let_go(self):
+        """Let it end as soon as it has had its GPUs."""
+        self.process.stdin.close()
+        return self
+
+    def ends(self):
+        """Let it end, and tell whether it ended well."""
+        return self.let_go().process.wait() == 0
+
     def held(self):
-        """Return the devices it held, from when to when; none if it was killed before."""
-        notes = self.notes()
-        if not notes:
-            return (), 0.0, 0.0
-        (start, (_, *devices)), *end = notes
-        return devices, start, end[0][0] if end else self.killed
+        """Return the devices that it held; none if it was killed before."""
+        began = [self.name, "starts"]
+        return next((line[2:] for line in logged(self.machine) if line[:2] == began), [])
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happens"
-        time.sleep(0.005)
+def logged(machine):
+    """Return what jobs have done, in this order: they note it while they hold their GPUs."""
+    log = machine / "log"
+    return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def queue(machine):
+    """Return how many jobs wait."""
+    return len(list((machine / "locks").glob("waiting.*")))
 
 
 def wait_for_queue(machine, length):
-    wait_until(lambda: len(list((machine / "locks").glob("waiting.*"))) == length)
+    wait_for(lambda: queue(machine) == length)
 
 
-def crowded(jobs):
+def crowded(machine, jobs):
     """Return the devices that held more jobs at one moment than one of these jobs allows."""
-    found = set()
-    for moment in [job.held()[1] for job in jobs]:
-        for device in DEVICES:
-            there = [
-                job
-                for job in jobs
-                for devices, start, end in [job.held()]
-                if device in devices and start <= moment < end
-            ]
-            if there and len(there) > min(job.jobs_per_gpu for job in there):
+    limits, there, found = {job.name: job.jobs_per_gpu for job in jobs}, {}, set()
+    for name, what, *devices in logged(machine):
+        # Who was killed while he waited may still note that he starts.
+        there[name] = devices if what == "starts" and name not in there else ()
+        for device in devices:
+            sharing = [limits[other] for other, held in there.items() if device in held]
+            if sharing and len(sharing) > min(sharing):
                 found.add(device)
     return found
 
@@ -140,73 +143,76 @@ def test_eight_jobs_on_two_gpus_never_meet_and_all_survivors_finish(machine, wan
     draw = random.Random(8)
     jobs = [Job(machine, str(number), *numbers) for number, numbers in enumerate(wanted)]
     holding, anywhere = draw.sample(jobs, 2), draw.choice(jobs)
-    for victim in holding:
-        victim.starts()
-        time.sleep(draw.uniform(0, 0.15))
-        victim.kill()
+    wait_for(lambda: sum(bool(job.held()) for job in jobs) + queue(machine) == 8)
+    for job in jobs:
+        if job not in holding:
+            job.let_go()
+    while left := [job for job in holding if not job.killed]:
+        wait_for(lambda: next((job for job in left if job.held()), None)).kill()
     time.sleep(draw.uniform(0, 0.2))
     anywhere.kill()
-    survivors = [job for job in jobs if job.killed is None]
+    survivors = [job for job in jobs if not job.killed]
     assert len(survivors) >= 5
-    assert all(job.process.wait(PATIENCE) == 0 for job in survivors)
-    assert all(len(job.held()[0]) == job.count for job in survivors)
-    assert not crowded(jobs)
-    assert {device for job in jobs for device in job.held()[0]} == set(DEVICES)
+    assert all(job.ends() for job in survivors)
+    assert all(len(job.held()) == job.count for job in survivors)
+    assert not crowded(machine, jobs)
+    assert {device for job in jobs for device in job.held()} == set(DEVICES)
 
 
 def test_small_jobs_share_gpus_and_spread_over_them(machine):
-    jobs = [Job(machine, str(number), 1, 2, 30).starts() for number in range(4)]
-    held = [job.held()[0][0] for job in jobs]
+    jobs = [Job(machine, str(number), 1, 2).starts() for number in range(4)]
+    held = [job.held()[0] for job in jobs]
     assert sorted(held[:2]) == sorted(held[2:]) == sorted(DEVICES)
-    last = Job(machine, "last", 1, 2, 0)
+    last = Job(machine, "last", 1, 2)
     wait_for_queue(machine, 1)
-    assert not last.notes()
+    assert not last.held()
     jobs[2].kill()
-    last.starts()
-    assert last.held()[0] == [held[2]]
+    assert last.starts().held() == [held[2]]
 
 
 def test_a_killed_holder_and_a_killed_waiter_leave_nothing_behind(machine):
-    holder = Job(machine, "holder", count=2, seconds=30).starts()
-    waiter = Job(machine, "waiter", count=2, seconds=30)
+    holder = Job(machine, "holder", count=2).starts()
+    waiter = Job(machine, "waiter", count=2)
     wait_for_queue(machine, 1)
     waiter.kill()
     holder.kill()
-    assert Job(machine, "next", count=2, seconds=0).process.wait(PATIENCE) == 0
+    assert Job(machine, "next", count=2).ends()
 
 
 def test_who_asks_for_several_is_not_overtaken_by_those_who_ask_for_one(machine):
-    first = Job(machine, "first", seconds=0.6).starts()
-    both = Job(machine, "both", count=2)
+    first = Job(machine, "first").starts()
+    both = Job(machine, "both", count=2).let_go()
     wait_for_queue(machine, 1)
-    later = [Job(machine, f"later {number}".replace(" ", "-")) for number in range(3)]
-    jobs = [first, both, *later]
-    assert all(job.process.wait(PATIENCE) == 0 for job in jobs)
-    assert sorted(both.held()[0]) == sorted(DEVICES)
-    assert min(job.held()[1] for job in later) >= both.held()[2]
-    assert not crowded(jobs)
+    later = [Job(machine, f"later-{number}").let_go() for number in range(3)]
+    wait_for_queue(machine, 4)
+    assert all(job.ends() for job in [first, both, *later])
+    assert sorted(both.held()) == sorted(DEVICES)
+    order = [(name, what) for name, what, *_ in logged(machine)]
+    assert order[2:4] == [("both", "starts"), ("both", "ends")]
+    assert not crowded(machine, [first, both, *later])
 
 
 def test_a_queue_for_one_gpu_does_not_hold_up_the_other(machine, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", FIRST)
-    Job(machine, "holder", seconds=30).starts()
-    Job(machine, "waiter", seconds=30)
+    Job(machine, "holder").starts()
+    Job(machine, "waiter")
     wait_for_queue(machine, 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    free = Job(machine, "free", seconds=0)
-    assert free.process.wait(PATIENCE) == 0
-    assert free.held()[0] == [SECOND]
+    free = Job(machine, "free")
+    assert free.ends()
+    assert free.held() == [SECOND]
 
 
 def test_jobs_are_served_in_the_order_in_which_they_came(machine, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", SECOND)
-    jobs = [Job(machine, "holder", seconds=1).starts()]
+    holder = Job(machine, "0").starts()
+    jobs = [holder]
     for place in range(1, 4):
-        jobs.append(Job(machine, str(place), seconds=0))
+        jobs.append(Job(machine, str(place)).let_go())
         wait_for_queue(machine, place)
-    assert all(job.process.wait(PATIENCE) == 0 for job in jobs)
-    times = [job.held() for job in jobs]
-    assert all(before[2] <= after[1] for before, after in pairwise(times))
+    assert all(job.ends() for job in jobs)
+    order = [(name, what) for name, what, *_ in logged(machine)]
+    assert order == [(job.name, what) for job in jobs for what in ("starts", "ends")]
 
 
 HURRIED_JOBS = """
@@ -229,14 +235,14 @@ def test_jobs_that_come_and_go_at_once_never_meet(machine):
     command = [sys.executable, "-c", HURRIED_JOBS, machine]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     for process in processes:
-        assert process.communicate(timeout=PATIENCE)[1] == ""
+        assert process.communicate()[1] == ""
         assert process.returncode == 0
 
 
 def test_what_was_held_is_free_afterwards_while_the_process_lives(machine):
     with leased(2) as devices:
         assert sorted(devices) == sorted(DEVICES)
-    assert Job(machine, "next", count=2, seconds=0).process.wait(PATIENCE) == 0
+    assert Job(machine, "next", count=2).ends()
 
 
 @pytest.mark.parametrize(
@@ -344,7 +350,7 @@ def test_a_run_waits_for_its_gpu_before_it_starts_cuda(machine):
     subprocess.run(compiler, input=CUDA, text=True, check=True)
     (machine / "one.yaml").write_text(yaml.safe_dump({**SETTINGS, "rounds": 1}))
     command = "from fedred.cli import main; main()"
-    holder = Job(machine, "holder", count=2, seconds=60).starts()
+    holder = Job(machine, "holder", count=2).starts()
     run = subprocess.Popen(
         [sys.executable, "-c", command, "run", machine / "one.yaml", "--out", machine / "out"],
         env=os.environ | {"LD_LIBRARY_PATH": str(machine), "STARTED": str(machine / "started")},
@@ -354,7 +360,7 @@ def test_a_run_waits_for_its_gpu_before_it_starts_cuda(machine):
     waits = next(line for line in run.stderr if "waiting for a GPU" in line)
     assert not (machine / "started").exists()
     holder.kill()
-    said = waits + run.communicate(timeout=PATIENCE)[1]
+    said = waits + run.communicate()[1]
     assert run.returncode == 0, said
     assert f"waiting for a GPU: {FIRST} is held by process {holder.process.pid} on" in said
     assert f"computing on {FIRST}" in said

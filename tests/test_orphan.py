@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 import yaml
+from command import PAUSING, wait_for
 from run_results import same_results
 from test_resume import LONG
 from workflow_support import copy_project, environment, snakemake
@@ -17,21 +17,13 @@ CONFIG = {"experiments": {"one": {"base": SETTINGS, "tables": ["performance"], "
 ARGUMENTS = ("--cores", "1", "--configfile", "one.yaml")
 
 
-def wait_for(condition, process):
-    for _ in range(12_000):
-        found = condition()
-        if found:
-            return found
-        assert process.poll() is None, "ended too early"
-        time.sleep(0.01)
-    raise TimeoutError
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A project with its data, in which one long run is left to do."""
     project = copy_project(tmp_path_factory.mktemp("project"))
     (project / "one.yaml").write_text(yaml.safe_dump(CONFIG))
+    pausing = PAUSING.format(str(project / "pause"))
+    (project / "bin/fedred").write_text(f"#!{sys.executable}\n{pausing}")
     done = snakemake(project, *ARGUMENTS, "--until", "partition")
     assert done.returncode == 0, done.stdout + done.stderr
     return project
@@ -54,10 +46,10 @@ def run_of(snakemake):
 
 
 def test_the_next_snakemake_waits_for_an_orphan_and_takes_its_results(project):
+    (project / "pause").touch()  # or a slow second Snakemake would find the work done
     first = start(project)
     (folder,) = wait_for(lambda: list(project.glob("results/runs/*/checkpoint*")), first)
     folder, orphan = folder.parent, run_of(first)
-    orphan.suspend()  # or a slow second Snakemake would find the work done
     second = snakemake(project, *ARGUMENTS)
     assert second.returncode != 0
     assert "cannot be locked" in second.stdout + second.stderr
@@ -68,8 +60,8 @@ def test_the_next_snakemake_waits_for_an_orphan_and_takes_its_results(project):
     log = project / f"logs/simulate/{folder.name}.log"
     waiting = f"is in use by process {orphan.pid} on {os.uname().nodename}: waiting"
     wait_for(lambda: log.exists() and waiting in log.read_text(), third)
-    orphan.resume()
-    assert third.wait(timeout=200) == 0
+    (project / "pause").unlink()
+    assert third.wait() == 0
     assert "is complete: nothing to do" in log.read_text()
     same_results(folder, undisturbed(project, folder.name))
 
@@ -83,5 +75,5 @@ def undisturbed(project, name):
     settings.write_text(yaml.safe_dump(SETTINGS))
     files = ("--dataset", dataset, "--partition", partition, "--threads", 1)
     command = [project / "bin/fedred", "run", settings, "--out", out, *files]
-    subprocess.run([*map(str, command)], check=True, env=environment(project), timeout=200)
+    subprocess.run([*map(str, command)], check=True, env=environment(project))
     return out

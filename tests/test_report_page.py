@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+from command import HUNG
 from workflow_support import succeed
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -46,6 +47,8 @@ def browser():
     options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     started = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    started.set_page_load_timeout(HUNG)
+    started.set_script_timeout(HUNG)
     yield started
     started.quit()
 
@@ -67,7 +70,7 @@ class Page:
         def seen(browser):
             return [one for one in browser.find_elements(by.XPATH, xpath) if one.is_displayed()]
 
-        return wait(self.browser, 20).until(seen)[0]
+        return wait(self.browser, HUNG).until(seen)[0]
 
     def open(self, *menu):
         for entry in menu:
@@ -115,7 +118,7 @@ return new Set(pixels).size;
 def test_the_start_page_says_what_this_is_and_draws_the_rules(page):
     page.find("//*[contains(text(), 'Federated learning under model poisoning')]")
     graph = page.find("//canvas")
-    wait(page.browser, 20).until(lambda browser: browser.execute_script(COLOURS, graph) > 10)
+    wait(page.browser, HUNG).until(lambda browser: browser.execute_script(COLOURS, graph) > 10)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +164,7 @@ def test_a_table_is_shown_as_a_table_with_its_caption(page, table, words, captio
     page.open("Results", "Tables")
     page.click(table, "eye")
     page.browser.switch_to.frame(page.find("//iframe"))
+    page.find("//td")
     cells = [cell.text for cell in page.browser.find_elements(by.XPATH, "//th | //td")]
     assert set(words) <= set(cells)
     assert any(re.match(r"-?\d+\.\d", cell) for cell in cells)
@@ -186,7 +190,7 @@ def test_a_figure_is_drawn_with_its_caption(page, figure, caption):
     page.click(figure, "eye")
     image = page.find("//img[starts-with(@src, 'data:image/png') or starts-with(@src, 'blob:')]")
     width = "return arguments[0].naturalWidth"
-    wait(page.browser, 20).until(lambda browser: browser.execute_script(width, image) > 500)
+    wait(page.browser, HUNG).until(lambda browser: browser.execute_script(width, image) > 500)
     page.click(figure, "information-circle")
     page.find(f"//*[contains(text(), '{caption}')]")
     assert SETTINGS in page.text()

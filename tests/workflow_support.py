@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from small import DEFENSE, SETTINGS
 
@@ -58,7 +59,6 @@ def snakemake(project, *arguments, **variables):
         env=environment(project) | variables,
         capture_output=True,
         text=True,
-        timeout=240,
     )
 
 
@@ -84,12 +84,22 @@ def tiny_jobs(project):
 
 
 def finished_project(folder):
-    """Return a project in `folder` that has run to its end, whichever process runs it first."""
+    """Return a project in `folder` that has run to its end, whichever process runs it first.
+
+    Where it failed, every process fails with the same reason and none tries again.
+    """
     folder.mkdir(exist_ok=True)
+    project, unfinished, failure = (folder / name for name in ("project", "unfinished", "failure"))
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        project = folder / "project"
-        if not (folder / "done").exists():
-            succeed(copy_project(project), "--cores", 2)
-            (folder / "done").touch()
+        if failure.exists():
+            pytest.fail(f"the project could not be finished: {failure.read_text()}")
+        if not project.exists():
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+            try:
+                succeed(copy_project(unfinished), "--cores", 2)
+            except BaseException as error:
+                failure.write_text(str(error))
+                raise
+            unfinished.rename(project)
     return project

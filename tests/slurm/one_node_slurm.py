@@ -19,7 +19,8 @@ STATE = Path("/var/lib/fedred-one-node-slurm")
 ETC = Path("/etc/slurm")  # SLURM_CONF would not do: Snakemake's job steps drop it
 MARK = "# Made by tests/slurm/one_node_slurm.py of fedred, which may remove it.\n"
 GPUS = 2
-SECONDS = 30
+HUNG = 1800
+"""Seconds after which what is waited for does not come any more, on any machine."""
 
 # Four CPUs and plenty of memory, whatever the machine has: only GPUs are scarce here.
 SLURM_CONF = """\
@@ -189,7 +190,7 @@ def stop() -> None:
         wait_for(lambda: not output("squeue", "--noheader"), "the end of the jobs")
     for process in processes:
         process.terminate()
-    _, left = psutil.wait_procs(processes, timeout=SECONDS)
+    _, left = psutil.wait_procs(processes, timeout=HUNG)
     for process in left:
         process.kill()
     for path in configuration():
@@ -208,12 +209,12 @@ def output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
-def wait_for(condition, what: str, seconds: float = SECONDS) -> None:
+def wait_for(condition, what: str) -> None:
     """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + HUNG
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds} s in vain for {what}")
+            raise TimeoutError(f"waited {HUNG} s in vain for {what}")
         time.sleep(0.2)
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import one_node_slurm as slurm
 import pytest
@@ -25,23 +26,42 @@ PROFILE = "workflow/profiles/slurm"
 FEDRED = """\
 #!{python}
 # The command, with a record of when and where it ran.
-import json, os, pathlib, sys, time
+import json, os, pathlib, signal, sys, time
+sys.path.insert(0, {tests!r})
+from pausing import pause_after_checkpoints
 from fedred.cli import main
+from fedred.run import StopRequest
 
-line = {{"command": sys.argv[1], "start": time.time(), "code": 0}}
+here = pathlib.Path({folder!r})
+note = StopRequest._note
+
+def note_and_go_on(request, number, frame):
+    note(request, number, frame)
+    (here / "pause").unlink(missing_ok=True)
+
+def together(number):
+    (here / "started").mkdir(exist_ok=True)
+    (here / "started" / str(os.getpid())).touch()
+    while len(os.listdir(here / "started")) < number:
+        time.sleep(0.1)
+
+StopRequest._note = note_and_go_on
+pause_after_checkpoints(here / "pause")
+line = {{"command": sys.argv[1], "start": time.monotonic(), "code": 0}}
 for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"):
     line[name] = os.environ.get(name)
 if line["command"] == "run":
     line["run"] = pathlib.Path(sys.argv[sys.argv.index("--out") + 1]).name
     sys.argv += {arguments}
+    together({together})
 try:
     main()
 except SystemExit as exit:
     line["code"] = exit.code
     raise
 finally:
-    line["end"] = time.time()
-    with open("{record}", "a") as record:
+    line["end"] = time.monotonic()
+    with open(here / "record.jsonl", "a") as record:
         record.write(json.dumps(line) + "\\n")
 """
 
@@ -113,10 +133,19 @@ def environment(folder):
     return workflow_support.environment(folder) | {"FEDRED_LOCKS": str(folder / "locks")}
 
 
-def make_project(folder, config, arguments=()):
+def make_project(folder, config, arguments=(), together=1):
+    """Make a project whose runs begin when so many have started.
+
+    While it has a file `pause`, a run waits after its checkpoint until it is asked to stop.
+    """
     project = Project(copy_project(folder), config)
-    record = folder / "record.jsonl"
-    text = FEDRED.format(python=sys.executable, record=record, arguments=list(arguments))
+    text = FEDRED.format(
+        python=sys.executable,
+        tests=str(Path(workflow_support.__file__).parent),
+        folder=str(folder),
+        arguments=list(arguments),
+        together=together,
+    )
     (folder / "bin/fedred").write_text(text)
     query = folder / "bin/nvidia-smi"
     query.write_text("#!/bin/sh\necho GPU-one\necho GPU-two\n")
@@ -124,13 +153,13 @@ def make_project(folder, config, arguments=()):
     return project
 
 
-def finish(process, code=0, seconds=400):
+def finish(process, code=0):
     """Wait for Snakemake and return what it said."""
     try:
-        said, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
+        said, _ = process.communicate()
+    except pytest.fail.Exception:  # it hangs
         process.send_signal(signal.SIGINT)  # which cancels its jobs
-        pytest.fail(f"no end after {seconds} s:\n{process.communicate()[0]}")
+        pytest.fail(f"no end:\n{process.communicate()[0]}")
     assert process.returncode == code, said
     return said
 
@@ -138,7 +167,7 @@ def finish(process, code=0, seconds=400):
 @pytest.fixture(scope="module")
 def finished(cluster, tmp_path_factory):
     """Three short runs, each a job of its own, after a group that makes their data."""
-    project = make_project(tmp_path_factory.mktemp("short"), SHORT)
+    project = make_project(tmp_path_factory.mktemp("short"), SHORT, together=slurm.GPUS)
     finish(project.start("--groups", "dataset=data", "partition=data"))
     return project
 
@@ -205,6 +234,7 @@ def cancelled(finished, tmp_path_factory):
     folder = tmp_path_factory.mktemp("long")
     project = with_data_of(finished, folder, LASTING, ["--device", "cpu"])
     (run,) = project.runs
+    (folder / "pause").touch()
     process = project.start(f"results/runs/{run}/run.json")
     job = cancel_after_checkpoint(project, run)
     play_here(project, run, folder / "undisturbed" / run)
@@ -215,7 +245,7 @@ def cancelled(finished, tmp_path_factory):
 def cancel_after_checkpoint(project, run):
     """Cancel the job of a run and return its number."""
     checkpoint = project.folder / f"results/runs/{run}/checkpoint.safetensors"
-    slurm.wait_for(checkpoint.exists, f"the checkpoint of {run}", seconds=90)
+    slurm.wait_for(checkpoint.exists, f"the checkpoint of {run}")
     lines = slurm.output("squeue", "--noheader", "--format=%i %k").splitlines()
     (job,) = [line.split()[0] for line in lines if run in line]
     subprocess.run(["scancel", job], check=True)
@@ -239,14 +269,14 @@ def test_a_cancelled_job_ends_with_the_bytes_of_an_undisturbed_one(cancelled):
     os.environ.get("FEDRED_TEST_SLURM") != "all", reason="takes 4 minutes: FEDRED_TEST_SLURM=all"
 )
 def test_a_job_at_its_time_limit_resumes_by_retry_with_the_same_bytes(finished, tmp_path):
-    # Longer than the first job's minute, shorter than the second one's two on top of it.
-    lasting = experiment({**LONG, "rounds": 160})
-    project = with_data_of(finished, tmp_path / "project", lasting, ["--device", "cpu"])
+    folder = tmp_path / "project"
+    project = with_data_of(finished, folder, LASTING, ["--device", "cpu"])
     (run,) = project.runs
-    limits = ["--set-resources", "simulate:runtime=attempt", "simulate:gpu=1"]
+    (folder / "pause").touch()  # until the first job's minute is over
+    limits = ["--set-resources", "simulate:runtime=600**(attempt-1)", "simulate:gpu=1"]
     finish(project.start(f"results/runs/{run}/run.json", *limits))
     assert [record["code"] for record in project.records()] == [128 + signal.SIGTERM, 0]
-    assert re.search(r"resuming after round \d+ of 160", project.log(run))
+    assert re.search(r"resuming after round \d+ of 20", project.log(run))
     play_here(project, run, tmp_path / run)
     same_results(project.folder / "results/runs" / run, tmp_path / run)
 
@@ -276,7 +306,5 @@ def test_a_failing_job_leaves_its_log_and_a_clear_last_line(finished, tmp_path):
 
 def test_a_wrong_partition_ends_with_a_clear_error(finished, tmp_path):
     project = with_data_of(finished, tmp_path, GROUPED)
-    said = finish(
-        project.start("--default-resources", "slurm_partition=nowhere"), code=1, seconds=60
-    )
+    said = finish(project.start("--default-resources", "slurm_partition=nowhere"), code=1)
     assert "invalid partition specified: nowhere" in said
