@@ -2,12 +2,15 @@
 # make test: environment, formatting, lint, types, workflow lint, all tests.
 # make paper-tables: tables and figures of the published studies, from their files, in seconds.
 # make paper-report: the same as HTML reports, results/published-STUDY.html.
+# make test-fast: of these, what needs no workflow, no browser and no killed runs: minutes instead of a quarter of an hour.
+# make test-newest: types and fast tests with the newest Python found here, and the newest dependencies, not those of the lock.
 # make test-slurm: the workflow through a real SLURM of one node, on this machine (Debian, as root).
-.PHONY: demo test paper-tables paper-report test-slurm environment documents lock clean
+.PHONY: demo test test-fast test-newest paper-tables paper-report test-slurm environment documents lock clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
 VENV := .venv
+NEWEST := .venv-newest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STUDIES := $(notdir $(patsubst %/,%,$(dir $(wildcard results/published/*/study.yaml))))
@@ -26,6 +29,20 @@ test: $(READY)
 	$(BIN)/snakefmt --check workflow
 	tools/lint_workflow.sh
 	$(BIN)/pytest -n auto
+
+test-fast: $(READY)
+	$(BIN)/pytest -n auto -m "not slow"
+
+# What a new release breaks is to be noticed here first, so nothing is kept from one call to the next.
+test-newest: PYTHON_NEWEST ?= $(shell $(PYTHON) tools/newest_python.py)
+test-newest: export PATH := $(CURDIR)/$(NEWEST)/bin:$(PATH)
+test-newest:
+	$(or $(PYTHON_NEWEST),false) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --editable '.[dev]' || \
+	    { echo "the newest dependencies could not be installed: see above"; exit 1; }
+	$(NEWEST)/bin/python --version
+	$(NEWEST)/bin/mypy
+	$(NEWEST)/bin/pytest -n auto -m "not slow"
 
 paper-tables: $(READY)
 	for study in $(STUDIES); do \
@@ -71,4 +88,4 @@ lock:
 
 # Results stay: remove results/ by hand.
 clean:
-	rm -rf $(VENV) .venv-lock .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis logs
+	rm -rf $(VENV) $(NEWEST) .venv-lock .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis logs

@@ -635,12 +635,24 @@ def _log_to_stderr() -> None:
     log.setLevel(logging.INFO)  # other libraries say what is worth a warning
 
 
+def _require_locks() -> None:
+    """Refuse Windows in one sentence."""
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "this system has no flock, which guards run folders: Linux and macOS have; "
+            "on Windows use its Linux, WSL"
+        ) from None
+
+
 def main() -> NoReturn:
     """Run the command line; a mistake of the user is one sentence and the code of its kind."""
     interrupted = _noting_interrupt()
     with guarded():
         _log_to_stderr()
         try:
+            _require_locks()
             try:
                 app()
             finally:
@@ -650,9 +662,7 @@ def main() -> NoReturn:
             Console(stderr=True).print(Text(f"fedred: {sentence}"), soft_wrap=True)
             sys.exit(error.exit_code)
         except Exception:
-            if (
-                interrupted
-            ):  # libraries turn KeyboardInterrupt into errors of their own while they load
+            if interrupted:  # libraries turn it into errors of their own while they load
                 sys.exit(128 + signal.SIGINT)
             raise
         finally:

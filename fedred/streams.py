@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, TextIO
 
 from fedred.errors import WriteError
 
-CLOSED_PIPE = 128 + signal.SIGPIPE
+CLOSED_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
 """As a shell tells the end of a program that writes to a pipe which nobody reads any more."""
 
 

@@ -47,6 +47,8 @@ from fedred.models import ConvNet, PadToMultiple
 from fedred.plan import make_plan
 from fedred.yaml_reading import read_yaml
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 TINY = ConvNet(width=4, depth=1)

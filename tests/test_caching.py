@@ -10,6 +10,8 @@ from workflow_support import ROOT, TINY, copy_project, snakemake, tiny_jobs
 
 from fedred.plan import make_plan
 
+pytestmark = pytest.mark.slow
+
 PLAN = make_plan(TINY)
 RUN = f"results/runs/{next(iter(PLAN.runs))}/run.json"
 PARTITION = f"results/partitions/{next(iter(PLAN.partitions))}.safetensors"

@@ -13,7 +13,7 @@ from small import DEFENSE, SETTINGS, federation, play
 from fedred.execution import Execution
 from fedred.simulation import initial_state
 
-pytestmark = pytest.mark.usefixtures("compiler")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiler")]
 TWO_STEPS = {**DEFENSE, "reconstruction": {**DEFENSE["reconstruction"], "steps": 2}}
 """Each unrolled step takes seconds to compile."""
 ATTACKED = {"model": {"name": "mlp", "width": 8}, "attack": "min_max", "defense": TWO_STEPS}

@@ -14,6 +14,8 @@ from small import DEFENSE, SETTINGS
 from fedred.errors import WriteError
 from fedred.files import written_whole
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {**SETTINGS, "model": {"name": "mlp", "width": 256}, "defense": DEFENSE, "rounds": 8}
 ROOM = 1024 * 1024  # bytes: for a log and one checkpoint, not for two
 

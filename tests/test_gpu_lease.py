@@ -21,6 +21,8 @@ from small import SETTINGS
 from fedred.errors import UserError
 from fedred.gpu_lease import leased, visible_devices
 
+pytestmark = pytest.mark.slow
+
 FIRST, SECOND = DEVICES = ("GPU-1a2b-first", "GPU-1a3c-second")
 
 JOB = """

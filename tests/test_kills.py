@@ -16,6 +16,8 @@ from small import DEFENSE, SETTINGS
 
 from fedred.run_folder import RESULTS
 
+pytestmark = pytest.mark.slow
+
 SERVER = """
 import os, signal, sys
 import pyarrow.parquet, safetensors.torch, torch

@@ -21,9 +21,10 @@ from fedred.models import MLP, ConvNet, flat_model
 from fedred.reconstruction import Reconstruction
 from fedred.simulation import Federation, initial_state, play_round, simulate
 
-pytestmark = pytest.mark.skipif(
-    not can_forget(), reason="only Linux starts the measurement of a peak anew"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not can_forget(), reason="only Linux starts the measurement of a peak anew"),
+]
 
 
 def as_any_program():

@@ -12,6 +12,8 @@ from run_results import same_results
 from test_resume import LONG
 from workflow_support import copy_project, environment, snakemake
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {**LONG, "rounds": 15}
 CONFIG = {"experiments": {"one": {"base": SETTINGS, "tables": ["performance"], "figures": []}}}
 ARGUMENTS = ("--cores", "1", "--configfile", "one.yaml")

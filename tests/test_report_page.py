@@ -13,9 +13,13 @@ by = pytest.importorskip("selenium.webdriver.common.by").By
 wait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="Debian's packages chromium and chromium-driver are missing"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER),
+        reason="Debian's packages chromium and chromium-driver are missing",
+    ),
+]
 TABLES = ("Cost", "Detection", "Differences", "Errors", "Performance")
 FIGURES = (
     "Accuracy over rounds",

@@ -19,6 +19,8 @@ from fedred.run import ECHO_SECONDS, StopRequest
 from fedred.run_folder import RunFolder
 from fedred.simulation import initial_state
 
+pytestmark = pytest.mark.slow
+
 LONG = {
     **SETTINGS,
     "model": {"name": "convnet", "width": 4, "depth": 2},

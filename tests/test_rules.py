@@ -18,6 +18,8 @@ from fedred.partition import load_partition
 from fedred.plan import make_plan
 from fedred.report.runs import load_runs
 
+pytestmark = pytest.mark.slow
+
 PLAN = make_plan(TINY)
 RUN, PARTITION = next(iter(PLAN.runs)), next(iter(PLAN.partitions))
 

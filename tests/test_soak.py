@@ -12,6 +12,8 @@ import pytest
 from benchmarks import soak
 from fedred.plan import make_plan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("jobs", "runs"), [(4, 4), (5, 8), (200, 200), (201, 220)])
 def test_a_soak_has_as_many_different_runs_as_asked_for(jobs, runs):

@@ -12,6 +12,8 @@ from fedred.config import TABLES
 from fedred.plan import gpus_per_run, make_plan
 from fedred.report.tables import OFFLINE_TABLES
 
+pytestmark = pytest.mark.slow
+
 FORMATS = ("csv", "html", "md", "tex")
 CANNOT_BE_FED = ("reference", *OFFLINE_TABLES)
 """Tables for which the tiny runs have no published value, and no recorded round."""

@@ -79,7 +79,9 @@ def accuracy_over_rounds(runs: Sequence[Run]) -> Figure:
 def _fifths_above(axes: Sequence[Axes]) -> float:
     """Return the smallest of 0.2, 0.4, ..., 1 that no line of the panels exceeds."""
     highest = max(
-        float(np.max(line.get_ydata(), initial=0.0)) for axis in axes for line in axis.lines
+        float(np.max(np.asarray(line.get_ydata(), float), initial=0.0))
+        for axis in axes
+        for line in axis.lines
     )
     return min(1.0, 0.2 * max(1, math.ceil(5 * highest)))
 

@@ -11,9 +11,10 @@ from benchmarks.aggregation_memory import alike, can_forget, cost_of, model_of
 from fedred.defenses import DEFENSES, geometry
 from fedred.defenses.fedavg import FedAvg
 
-pytestmark = pytest.mark.skipif(
-    not can_forget(), reason="only Linux starts the measurement of a peak anew"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not can_forget(), reason="only Linux starts the measurement of a peak anew"),
+]
 
 MODEL = model_of(320_010)
 CLIENTS = 100

@@ -22,6 +22,8 @@ from workflow_support import copy_project
 
 from fedred.plan import make_plan
 
+pytestmark = pytest.mark.slow
+
 PROFILE = "workflow/profiles/slurm"
 FEDRED = """\
 #!{python}
