@@ -266,7 +266,14 @@ def reconstruct(
 ) -> None:
     """Compute all error curves of recorded updates, and the scores of other rules beside them."""
     from fedred.execution import Execution
-    from fedred.offline import judge_offline, placed, reconstructing, write_images, write_judged
+    from fedred.offline import (
+        diverged_clients,
+        judge_offline,
+        placed,
+        reconstructing,
+        write_images,
+        write_judged,
+    )
     from fedred.progress import work_bar
     from fedred.recording import read_recording
 
@@ -282,7 +289,10 @@ def reconstruct(
         frame, learned = judge_offline(judged, method, budget, tick)
     if images:
         write_images(learned, recorded, images)
-    write_judged(frame, recorded, method.threshold, out)
+    failed = diverged_clients(learned, recorded)
+    if failed:
+        log.warning("the reconstruction diverged for %d clients", len(failed))
+    write_judged(frame, recorded, method.threshold, out, failed)
     log.info("%s: %d clients, %d iterations each", out, len(recorded.clients), budget)
 
 

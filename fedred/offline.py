@@ -5,7 +5,7 @@ every threshold and for every budget up to its own. Each client starts afresh, a
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 from fedred import rng
 from fedred.config import resolve
 from fedred.defenses import DEFENSES
-from fedred.defenses.fedredefense import FedREDefense
+from fedred.defenses.fedredefense import FedREDefense, diverged
 from fedred.defenses.interface import Defense, ServerView
 from fedred.errors import UserError
 from fedred.execution import (
@@ -211,19 +211,38 @@ def _rows(recording: Recording, rule: str, iteration: int, scores: Tensor) -> pd
     )
 
 
-def write_judged(frame: pd.DataFrame, recording: Recording, threshold: float, path: Path) -> None:
+def diverged_clients(learned: Learned, recording: Recording) -> list[int]:
+    """Return the ids of the clients whose reconstruction diverged: they have no error at the end."""
+    clients: list[int] = recording.clients[
+        diverged(recording.updates, learned.errors[:, -1])
+    ].tolist()
+    return clients
+
+
+def write_judged(
+    frame: pd.DataFrame,
+    recording: Recording,
+    threshold: float,
+    path: Path,
+    failed: Sequence[int] = (),
+) -> None:
     """Write the rows that `judge_offline` returned, with the settings of the recorded run.
 
     Args:
         frame: the rows.
         recording: what was judged.
         threshold: of the defense, to be drawn.
+        failed: of `diverged_clients`.
         path: parquet file.
 
     Raises:
         WriteError: when the file cannot be written.
     """
-    about: dict[str, Any] = {"settings": recording.settings, "threshold": threshold}
+    about: dict[str, Any] = {
+        "settings": recording.settings,
+        "threshold": threshold,
+        "diverged": list(failed),
+    }
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata({"fedred": json.dumps(about, sort_keys=True)})
     with opened_whole(path) as file:

@@ -16,9 +16,11 @@ from fedred.report.frames import (
     records,
     tidy,
     told_n,
+    warnings_of,
 )
 from fedred.report.labels import LabelledRun, label_runs
 from fedred.report.layout import Block, Cell
+from fedred.report.notes import warned
 from fedred.report.runs import Run
 from fedred.report.style import display
 
@@ -70,6 +72,7 @@ def _error_row(group: list[LabelledRun], kind: str) -> Row:
         "n": len(finite),
         "not_finite": len(found) - len(finite),
         "seeds": len(group),
+        "warnings": warned(group, of_errors=True),
     }
 
 
@@ -106,6 +109,7 @@ def _cost_rows(group: list[LabelledRun]) -> list[Row]:
             "mean": float(values.mean()),
             "std": float(values.std(ddof=1)),
             "n": int(values.count()),
+            "warnings": warned(group, of_errors=metric == "iterations"),
         }
         for metric, values in costs.items()
     ]
@@ -167,4 +171,5 @@ def cost_blocks(frame: pd.DataFrame) -> list[Block]:
 
 def _cost_cell(row: Row) -> Cell:
     digits = COST_DIGITS.get(row["metric"], 3)
-    return Cell(defined(row["mean"]), defined(row["std"]), digits=digits)
+    spread = defined(row["std"])
+    return Cell(defined(row["mean"]), spread, digits=digits, warnings=warnings_of(row))

@@ -17,9 +17,11 @@ from fedred.report.frames import (
     records,
     tidy,
     told_n,
+    warnings_of,
 )
 from fedred.report.labels import LabelledRun
 from fedred.report.layout import Block, Cell
+from fedred.report.notes import warned
 from fedred.report.runs import Run
 from fedred.report.statistics import FloatArray, spread
 from fedred.report.style import base_name, display
@@ -50,7 +52,7 @@ def differences(runs: Sequence[Run]) -> pd.DataFrame:
         baseline = baselines.get((group[0].block, group[0].attack), group)
         samples = _paired(group, baseline)
         if baseline is not group and len(samples):
-            row = _compared(group[0], baseline[0].defense, samples)
+            row = _compared(group, baseline, samples)
             rows.setdefault(group[0].block, []).append(row)
     if not rows:
         raise UserError(
@@ -70,17 +72,18 @@ def _paired(group: list[LabelledRun], baseline: list[LabelledRun]) -> FloatArray
     )
 
 
-def _compared(one: LabelledRun, baseline: str, samples: FloatArray) -> Row:
+def _compared(group: list[LabelledRun], baseline: list[LabelledRun], samples: FloatArray) -> Row:
     mean, std, ci95 = (float(part) for part in spread(samples))
     return {
-        **named(one),
+        **named(group[0]),
         "metric": "accuracy",
-        "baseline": baseline,
+        "baseline": baseline[0].defense,
         "mean": mean,
         "std": std,
         "ci95": ci95,
         "n": len(samples),
         "p": _p_value(mean, std, len(samples)),
+        "warnings": warned([*group, *baseline]),
     }
 
 
@@ -138,6 +141,10 @@ def _cells(values: pd.DataFrame, defenses: list[str]) -> list[Cell]:
     cells = []
     for defense in defenses:
         row = rows.get(defense)
-        mark = MARK if row and row["significant"] else ""
-        cells.append(Cell(defined(row["mean"]), row["ci95"], mark=mark) if row else Cell())
+        cells.append(_cell(row) if row else Cell())
     return cells
+
+
+def _cell(row: Row) -> Cell:
+    mark = MARK if row["significant"] else ""
+    return Cell(defined(row["mean"]), row["ci95"], mark=mark, warnings=warnings_of(row))

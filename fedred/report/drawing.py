@@ -14,6 +14,8 @@ from fedred.errors import printable
 from fedred.report import style
 from fedred.report.labels import LabelledRun, value_in_words
 from fedred.report.lettering import in_figure, width, wrapped
+from fedred.report.notes import warned
+from fedred.run_warnings import KINDS
 
 Panel = tuple[str, list[LabelledRun]]
 COLUMNS = 3
@@ -189,3 +191,47 @@ def label_outer(axes: Sequence[Axes], x: str, y: str) -> None:
         axis.tick_params(labelbottom=lowest)
         axis.set_xlabel(x if lowest else "")
         axis.set_ylabel(y if index % columns == 0 else "")
+
+
+NOTE_SIZE = 6.5
+"""Points of the letters below a figure."""
+MOST_NAMED = 6
+"""Pairs of defense and attack that a note names."""
+
+
+def noted(figure: Figure, runs: Sequence[LabelledRun], of_errors: bool = False) -> Figure:
+    """Write below a figure what makes some of its runs doubtful, and which; nothing where nothing does.
+
+    Args:
+        figure: of runs; made higher by the lines of the notes.
+        runs: that it shows.
+        of_errors: whether it shows reconstruction errors or iterations.
+    """
+    concerned: dict[str, list[str]] = {}
+    for one in runs:
+        pair = f"{style.display(one.defense)} / {style.display(one.attack)}"
+        for kind in warned([one], of_errors).split():
+            concerned.setdefault(kind, []).append(pair)
+    notes = [f"{KINDS.get(kind, kind)}: {_named(pairs)}" for kind, pairs in concerned.items()]
+    if notes:
+        _write_below(figure, wrapped("\n".join(notes), style.PAGE_WIDTH * 0.97, NOTE_SIZE))
+    return figure
+
+
+def _write_below(figure: Figure, text: str) -> None:
+    """Write lines below the panels of a figure; a legend below them stays at the edge."""
+    inches = (text.count("\n") + 2) * 1.2 * NOTE_SIZE / 72
+    figure.set_figheight(figure.get_figheight() + inches)
+    share = inches / figure.get_figheight()
+    layout: Any = figure.get_layout_engine()
+    layout.set(rect=(0, share, 1, 1 - share))
+    figure.draw_without_rendering()  # gives legends their place
+    tops = [legend.get_window_extent().y1 / figure.bbox.height for legend in figure.legends]
+    edge = max((top for top in tops if top < 0.5), default=0.0)
+    figure.text(0.01, edge + share / 20, text, va="bottom", fontsize=NOTE_SIZE)
+
+
+def _named(pairs: Sequence[str]) -> str:
+    once = list(dict.fromkeys(pairs))
+    more = [f"and {len(once) - MOST_NAMED} more"][: len(once) > MOST_NAMED]
+    return ", ".join([*once[:MOST_NAMED], *more])

@@ -23,6 +23,7 @@ from fedred.report.drawing import (
     first_seen,
     label_outer,
     legend_height,
+    noted,
     page_figure,
     panel_grid,
     panel_room,
@@ -240,6 +241,17 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "sweep": sweep,
 }
 """Figures of runs take a list of `Run`; `partition` takes the path of a partition file."""
+OF_ERRORS = ("reconstruction_error", "errors_over_rounds")
+"""Figures of reconstruction errors."""
+SHOWS: dict[str, Callable[[Run], bool]] = {
+    **dict.fromkeys(OF_ERRORS, lambda run: run.settings["defense"]["name"] == "fedredefense"),
+    "detection": lambda run: run.selects,
+}
+"""Which runs a figure shows; the others show all."""
+
+
+def _every(run: Run) -> bool:
+    return True
 
 
 def made_figure(name: str, sources: Sequence[Path]) -> Figure:
@@ -257,7 +269,10 @@ def made_figure(name: str, sources: Sequence[Path]) -> Figure:
 
         return OFFLINE_FIGURES[name](sources)
     if name != "partition":
-        return FIGURES[name](load_runs(sources))
+        runs = load_runs(sources)
+        figure, shows = FIGURES[name](runs), SHOWS.get(name, _every)
+        shown_runs = [one for one in label_runs(runs) if shows(one.run)]
+        return noted(figure, shown_runs, of_errors=name in OF_ERRORS)
     if len(sources) > 1:
         raise UserError(f"the figure partition shows one file, but {len(sources)} are given")
     return partition(sources[0])

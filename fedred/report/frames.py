@@ -9,6 +9,7 @@ import pandas as pd
 from fedred.errors import UserError
 from fedred.report.labels import LabelledRun, label_runs, value_in_words
 from fedred.report.layout import Cell
+from fedred.report.notes import warned
 from fedred.report.runs import Run
 from fedred.report.statistics import FloatArray, spread
 from fedred.report.style import display
@@ -85,17 +86,21 @@ def defined(value: Any) -> float | None:
 
 def number_cell(row: Row, column: str, digits: int) -> Cell:
     """Return a cell for a row's number without an interval."""
-    return Cell(defined(row[column]), digits=digits)
+    return Cell(defined(row[column]), digits=digits, warnings=warnings_of(row))
+
+
+def warnings_of(row: Row) -> tuple[str, ...]:
+    """Return the kinds of warnings of the runs behind a row of a tidy frame."""
+    return tuple(str(row["warnings"]).split())
 
 
 def summary(group: list[LabelledRun], metric: str) -> Row:
     """Return a row with a metric's mean over seeds, in percent or rounds, and its spread."""
     samples = samples_of(group, metric)
     row = {**named(group[0]), "metric": metric}
-    if not len(samples):
-        return row | {"mean": np.nan, "std": np.nan, "ci95": np.nan, "n": 0}
-    mean, std, ci95 = (float(part) for part in spread(samples))
-    return row | {"mean": mean, "std": std, "ci95": ci95, "n": len(samples)}
+    mean, std, ci95 = map(float, spread(samples)) if len(samples) else (np.nan,) * 3
+    numbers = {"mean": mean, "std": std, "ci95": ci95, "n": len(samples)}
+    return row | numbers | {"warnings": warned(group)}
 
 
 def samples_of(group: list[LabelledRun], metric: str) -> FloatArray:

@@ -31,6 +31,8 @@ class Judged:
     threshold: float
     attack: str
     """The panel in which it stands: the attack, and the defense where runs differ in it."""
+    warnings: tuple[str, ...] = ()
+    """Kinds of what makes the errors doubtful (see fedred/run_warnings.py)."""
 
     @property
     def round(self) -> int:
@@ -79,9 +81,13 @@ def load_judged(paths: Iterable[Path | str]) -> list[Judged]:
         seen[key] = path
     panels = attack_panels([about["settings"] for _, about in read])
     return [
-        Judged(frame, about["settings"], float(about["threshold"]), panel)
+        Judged(frame, about["settings"], float(about["threshold"]), panel, _warnings(about))
         for (frame, about), panel in zip(read, panels, strict=True)
     ]
+
+
+def _warnings(about: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("reconstructions_diverged",) if about.get("diverged") else ()
 
 
 def _require_one_judge(read: Mapping[Path | str, tuple[pd.DataFrame, dict[str, Any]]]) -> None:
@@ -109,7 +115,7 @@ def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         about = json.loads((table.schema.metadata or {})[b"fedred"])
         frame = table.replace_schema_metadata().to_pandas()
         missing = {*COLUMNS} - {*frame.columns}
-        if missing or {*about} != {"settings", "threshold"}:
+        if missing or {*about} - {"diverged"} != {"settings", "threshold"}:
             raise ValueError("its columns or settings are others")
     return frame, about
 

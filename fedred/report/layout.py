@@ -1,7 +1,7 @@
 """Blocks of printed cells, and their forms: Markdown, LaTeX, HTML and the terminal."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -32,13 +32,18 @@ tr:first-of-type { border-block: 2px solid #475569; }
 
 @dataclass(frozen=True)
 class Cell:
-    """One number with its spread (half-width or deviation): None where none, NaN where not defined."""
+    """One number with its spread (half-width or deviation): None where none, NaN where not defined.
+
+    `warnings`: kinds of what makes it doubtful; `note`: the letters of footnotes that say so.
+    """
 
     mean: float | None = None
     spread: float | None = None
     best: bool = False
     digits: int = DIGITS
     mark: str = ""
+    warnings: tuple[str, ...] = ()
+    note: str = ""
 
     def parts(self) -> tuple[str, str]:
         """Return the number and its half-width as printed, empty when there is none."""
@@ -50,17 +55,18 @@ class Cell:
         return UNDEFINED if math.isnan(value) else f"{value:.{self.digits}f}"
 
     def text(self) -> str:
-        return "±".join(part for part in self.parts() if part) + self.mark
+        return "±".join(part for part in self.parts() if part) + self.mark + self.note
 
 
 @dataclass(frozen=True)
 class Block:
-    """A table whose rows may be compared: some columns of words, then columns of numbers."""
+    """A table whose rows may be compared: some columns of words, then columns of numbers; footnotes."""
 
     title: str
     words: list[str]
     header: list[str]
     rows: list[tuple[list[str], list[Cell]]]
+    notes: Sequence[str] = ()
 
 
 def page(blocks: list[Block]) -> str:
@@ -78,7 +84,8 @@ def _html_table(block: Block) -> str:
     header = [_html_cell("th", title) for title in block.words]
     header += [_html_cell("th", title, "number") for title in block.header]
     lines = "".join(f"<tr>{''.join(row)}</tr>\n" for row in [header, *rows])
-    return f"<table>\n<caption>{in_html(block.title)}</caption>\n{lines}</table>\n"
+    notes = "".join(f"<p>{in_html(note)}</p>\n" for note in block.notes)
+    return f"<table>\n<caption>{in_html(block.title)}</caption>\n{lines}</table>\n{notes}"
 
 
 def _html_cell(tag: str, text: str, kind: str = "") -> str:
@@ -99,7 +106,8 @@ def _markdown_block(block: Block) -> list[str]:
     ]
     header = [in_markdown(title) for title in block.words + block.header]
     lines = [f"| {' | '.join(line)} |" for line in [header, rule, *body]]
-    return [f"### {in_markdown(block.title)}", "", *lines, ""]
+    notes = [line for note in block.notes for line in (in_markdown(note), "")]
+    return [f"### {in_markdown(block.title)}", "", *lines, "", *notes]
 
 
 def _markdown_cell(cell: Cell) -> str:
@@ -134,13 +142,16 @@ def _latex_block(block: Block, width: int) -> Iterator[str]:
         entries = [in_latex(word) for word in shown] + [_latex_cell(cell) for cell in cells]
         yield " & ".join(entries) + r" \\"
         previous = words
+    for note in block.notes:
+        yield rf"\multicolumn{{{width}}}{{l}}{{\footnotesize {in_latex(note)}}} \\"
 
 
 def _latex_cell(cell: Cell) -> str:
     number, half_width = (part.replace(UNDEFINED, "--") for part in cell.parts())
     number = rf"\textbf{{{number}}}" if cell.best else number
     number = rf"{number}\,{{\scriptsize$\pm${half_width}}}" if half_width else number
-    return rf"{number}\rlap{{$^{{{cell.mark}}}$}}" if cell.mark else number
+    number = rf"{number}\rlap{{$^{{{cell.mark}}}$}}" if cell.mark else number
+    return number + in_latex(cell.note)
 
 
 def print_blocks(blocks: list[Block], console: Console) -> None:
@@ -149,6 +160,10 @@ def print_blocks(blocks: list[Block], console: Console) -> None:
         console.print(on_terminal(block.title, "bold"))
         for columns in _fitting(block, console.width):
             console.print(_rich_table(block, columns), "", sep="\n")
+        for note in block.notes:
+            console.print(on_terminal(note))
+        if block.notes:
+            console.print()
 
 
 def _rich_table(block: Block, columns: list[int]) -> Table:

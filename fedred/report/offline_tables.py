@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from fedred.report.frames import Row, defined, records, tidy, told_n
+from fedred.report.frames import Row, defined, records, tidy, told_n, warnings_of
 from fedred.report.judged import OWN, Judged, areas, by_attack, by_seed, counts
 from fedred.report.layout import Block, Cell
 from fedred.report.statistics import spread
@@ -16,7 +16,7 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BUDGETS = tuple(step * 10**power for power in range(5) for step in (1, 2, 5))
 """Iterations; those below the recorded number are shown, and that number."""
 DECISIONS = ("FPR", "FNR", "honest_iterations", "malicious_iterations")
-SUMMARY = ("metric", "mean", "std", "ci95", "n", "rounds")
+SUMMARY = ("metric", "mean", "std", "ci95", "n", "rounds", "warnings")
 
 Rule = Callable[[pd.DataFrame], pd.Series]
 """Tells who is excluded, from flags [clients, rounds] that are 0, 1 or NaN for one that was not asked."""
@@ -30,7 +30,7 @@ def threshold(judged: Sequence[Judged]) -> pd.DataFrame:
     a seed is that of all its recorded rounds.
 
     Returns:
-        Columns attack, threshold, metric (a member of DECISIONS), mean, std, ci95, n (seeds), rounds.
+        Columns attack, threshold, metric (a member of DECISIONS), mean, std, ci95, n (seeds), rounds, warnings.
 
     Raises:
         UserError: when there is nothing to report.
@@ -66,7 +66,7 @@ def exclusion(judged: Sequence[Judged]) -> pd.DataFrame:
     others. Clients in none of them do not count.
 
     Returns:
-        Columns attack, budget, excluded by, metric (FPR or FNR in percent), mean, std, ci95, n (seeds),
+        Columns attack, budget, excluded by, metric (FPR or FNR in percent), mean, std, ci95, n (seeds), warnings,
         rounds.
 
     Raises:
@@ -112,7 +112,7 @@ def auroc(judged: Sequence[Judged]) -> pd.DataFrame:
     A value of a seed is the mean of its recorded rounds (see `judged.areas`).
 
     Returns:
-        Columns attack, rule, metric, mean, std, ci95, n (seeds), rounds.
+        Columns attack, rule, metric, mean, std, ci95, n (seeds), rounds, warnings.
 
     Raises:
         UserError: when there is nothing to report.
@@ -180,9 +180,15 @@ def _summaries(
     for metric in metrics:
         values = np.array([one[metric] for one in seeds if not np.isnan(one[metric])])
         found = map(float, spread(values)) if len(values) else (np.nan,) * 3
-        numbers = (metric, *found, len(values), rounds)
+        numbers = (metric, *found, len(values), rounds, _warned(names, group))
         rows.append({**names, **dict(zip(SUMMARY, numbers, strict=True))})
     return rows
+
+
+def _warned(names: Row, group: Sequence[Judged]) -> str:
+    """Return the kinds of warnings of recorded rounds; they concern the reconstruction alone."""
+    kinds = {kind for one in group for kind in one.warnings}
+    return " ".join(sorted(kinds)) if names.get("rule", OWN) == OWN else ""
 
 
 def _mean(values: np.ndarray) -> float:
@@ -252,7 +258,7 @@ def _spreads(rows: pd.DataFrame) -> list[Cell]:
 
 
 def _spread_cell(row: Row) -> Cell:
-    return Cell(defined(row["mean"]), defined(row["ci95"]))
+    return Cell(defined(row["mean"]), defined(row["ci95"]), warnings=warnings_of(row))
 
 
 def _told_rounds(part: pd.DataFrame) -> str:

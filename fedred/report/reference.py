@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from fedred.errors import UserError
-from fedred.report.frames import Row, comparable, defined, grouped, named, records, summary, tidy
+from fedred.report.frames import (
+    Row,
+    comparable,
+    defined,
+    grouped,
+    named,
+    records,
+    summary,
+    tidy,
+    warnings_of,
+)
 from fedred.report.labels import LabelledRun
 from fedred.report.layout import Block, Cell
 from fedred.report.runs import Run
@@ -83,4 +93,5 @@ def _words(row: Row) -> list[str]:
 def _cells(row: Row) -> list[Cell]:
     mean, ci95 = defined(row["mean"]), defined(row["ci95"])
     difference = defined(row["difference"])
-    return [Cell(row["published"]), Cell(mean, ci95), Cell(difference), Cell(row["n"], digits=0)]
+    reproduced = Cell(mean, ci95, warnings=warnings_of(row))
+    return [Cell(row["published"]), reproduced, Cell(difference), Cell(row["n"], digits=0)]

@@ -20,9 +20,11 @@ from fedred.report.frames import (
     summary,
     tidy,
     told_n,
+    warnings_of,
 )
 from fedred.report.judged import Judged, load_judged
 from fedred.report.layout import DIGITS, Block, Cell, latex, markdown, page, print_blocks
+from fedred.report.notes import footnoted
 from fedred.report.offline_tables import (
     auroc,
     auroc_blocks,
@@ -43,7 +45,7 @@ DETECTION = ("DACC", "FPR", "FNR", "ADACC", "AFPR", "AFNR", "AAR")
 def performance(runs: Sequence[Run]) -> pd.DataFrame:
     """Return final accuracy and attack success rate, in percent, as a tidy frame.
 
-    Columns: dataset, attack, defense, the settings that differ, metric, mean, std, ci95, n.
+    Columns: dataset, attack, defense, the settings that differ, metric, mean, std, ci95, n, warnings (kinds).
     """
     return _summaries(runs, PERFORMANCE)
 
@@ -115,7 +117,7 @@ def write_table(frame: pd.DataFrame, name: str, prefix: Path | str) -> list[Path
     Raises:
         WriteError: when one cannot be written.
     """
-    blocks = _layout(name)(frame)
+    blocks = _blocks(name, frame)
     texts = {
         "csv": _csv(frame),
         "html": page(blocks),
@@ -140,17 +142,17 @@ def print_table(frame: pd.DataFrame, name: str, console: Console, title: str = "
     """Print a table on a terminal, under a title if there is one; see `write_table`."""
     if title:
         console.rule(on_terminal(title), align="left", style="")
-    print_blocks(_layout(name)(frame), console)
+    print_blocks(_blocks(name, frame), console)
 
 
 def _summaries(runs: Sequence[Run], metrics: Sequence[str]) -> pd.DataFrame:
     return tidy([summary(group, metric) for group in grouped(runs) for metric in metrics])
 
 
-def _layout(name: str) -> Callable[[pd.DataFrame], list[Block]]:
+def _blocks(name: str, frame: pd.DataFrame) -> list[Block]:
     if name not in LAYOUTS:
         raise UserError(unknown_name("table", name, LAYOUTS))
-    return LAYOUTS[name]
+    return [footnoted(block) for block in LAYOUTS[name](frame)]
 
 
 def _performance_blocks(frame: pd.DataFrame) -> list[Block]:
@@ -195,7 +197,9 @@ def _cells(values: pd.DataFrame, by: str, order: list[str]) -> list[Cell]:
     means = [defined(rows.get(key, {}).get("mean")) for key in order]
     best = _best(str(values["metric"].iloc[0]), means)
     return [
-        Cell(mean, defined(rows.get(key, {}).get("ci95")), bold)
+        Cell(mean, defined(rows[key]["ci95"]), bold, warnings=warnings_of(rows[key]))
+        if key in rows
+        else Cell()
         for key, mean, bold in zip(order, means, best, strict=True)
     ]
 
