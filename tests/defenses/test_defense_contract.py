@@ -29,7 +29,7 @@ from small import DEFENSE, SETTINGS, federation, play
 
 from fedred.config import resolve
 from fedred.defenses import DEFENSES
-from fedred.defenses.interface import ServerView
+from fedred.defenses.interface import ServerView, without_broken
 from fedred.errors import UserError
 
 NOT_ROBUST = {
@@ -62,6 +62,17 @@ NOT_IDENTICAL = {
     "foolsgold": "equal clients are sybils",
 }
 """Rules from which equal updates do not come back."""
+NOT_ALIKE = {
+    "krum": "one winner",
+    "multi_krum": "a given number of winners",
+    "bulyan": "a given number of winners",
+    "dnc": "drops a given number",
+}
+"""Rules that may trust some of those who send the same: they must choose among equals."""
+ALONE = {
+    "dnc": "a row far out turns the one direction of a pass to itself, and hides the next",
+}
+"""Rules that one huge update does not move, and two of different size may (docs/limits.md)."""
 NOT_ORDERLESS = {"bucketing": "random buckets of positions"}
 """Rules whose aggregate may depend on who is which client."""
 LOOKS_INTO_NETWORK = {
@@ -108,6 +119,26 @@ def rounds_of(name, played, store=lambda state: state):
 def tolerant(name):
     """Whether a rule is told of f clients, among which a broken update counts."""
     return hasattr(defense_of(name), "tolerated")
+
+
+def alike(n, seed, size=None):
+    """Updates of n clients, more than half of whom send the same, and two others the same too."""
+    updates = noise(n, seed) if size is None else normal(seed, n, size).float()
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
+    groups = order[: n // 2 + 1], order[n // 2 + 1 :][:2]
+    for group in groups:
+        updates[group] = updates[group[0]].clone()
+    return updates, groups
+
+
+def told(name, f):
+    """The options of a rule that is to tolerate f, if it is told of any."""
+    return {**BUILT_WITH.get(name, {}), **({"tolerated": f} if tolerant(name) else {})}
+
+
+def nested_rule(outer, inner, f, inner_f):
+    inside = DEFENSES[inner](**told(inner, inner_f))
+    return DEFENSES[outer](aggregator=inside, **told(outer, f))
 
 
 def close(name, actual, expected):
@@ -201,6 +232,39 @@ def test_identical_updates_do_not_come_back_from_a_rule_that_does_otherwise(name
     assert not torch.allclose(aggregate, updates[0], rtol=1e-4, atol=1e-7)
 
 
+def assert_alike(verdict, groups, tolerance=1e-12):
+    for group in groups:
+        assert len(verdict.trusted[group].unique()) == 1
+        if verdict.scores is not None:
+            scores = verdict.scores[group]
+            torch.testing.assert_close(scores, scores[:1].expand_as(scores), rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("n", [9, 12, 30])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", without(NOT_ALIKE))
+def test_clients_that_send_the_same_are_treated_alike(name, seed, n):
+    updates, groups = alike(n, seed)
+    assert_alike(judged(name, updates, all_clients=n), groups, TOLERANCE.get(name, 1e-12))
+
+
+@pytest.mark.parametrize("size", [1, 2, 349, 9_610, 20_000])
+@pytest.mark.parametrize("n", [9, 27, 100])
+@pytest.mark.parametrize("name", without({**NOT_ALIKE, **LOOKS_INTO_NETWORK}))
+def test_so_are_those_who_send_the_same_vector_of_any_length(name, n, size):
+    for seed in range(3):
+        updates, groups = alike(n, seed, size)
+        weights = normal(seed + 9, size).float()
+        verdict = defense_of(name)(updates, view_of(n, all_clients=n, weights=weights))
+        assert_alike(verdict, groups)
+
+
+@pytest.mark.parametrize("name", NOT_ALIKE)
+def test_a_rule_that_selects_a_given_number_must_choose_among_equals(name):
+    verdict = judged(name, genuine()[1][:1].repeat(9, 1))
+    assert 0 < int(verdict.trusted.sum()) < 9
+
+
 @pytest.mark.parametrize("name", DEFENSES)
 def test_the_fewest_clients_are_enough_and_one_less_is_refused(name):
     fewest = defense_of(name).traits.fewest_participants
@@ -257,6 +321,26 @@ def test_one_huge_update_does_not_move_a_robust_rule(name, row, value):
     if verdict.scores is not None:
         assert not verdict.scores.isnan().any()
     assert all(part.isfinite().all() for part in verdict.state.values())
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", without({**NOT_ROBUST, **ALONE}))
+def test_nor_do_two_huge_updates_of_different_size(name, seed):
+    updates = two_huge(seed)
+    assert no_worse_than(judged(name, updates).aggregate, updates[2:])
+
+
+def two_huge(seed):
+    """An update of length 1e19 and one of 1e10 before genuine ones."""
+    updates, far = genuine(20)[1].clone(), normal(seed, 2, MODEL.size)
+    updates[:2] = far / far.norm(dim=1, keepdim=True) * torch.tensor([[1e19], [1e10]])
+    return updates
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_two_huge_updates_move_a_rule_that_withstands_one(name):
+    moved = [not no_worse_than(judged(name, u).aggregate, u[2:]) for u in map(two_huge, range(6))]
+    assert any(moved)
 
 
 @pytest.mark.parametrize("name", NOT_ROBUST)
@@ -486,6 +570,41 @@ def test_a_composed_rule_builds_and_judges_with_every_rule_above_it(outer, inner
     again = rule(updates, view_of(CLIENTS, state=verdict.state, round=2))
     assert again.aggregate.isfinite().all()
     assert rule.traits.clean_samples == rule.aggregator.traits.clean_samples
+
+
+@pytest.mark.parametrize("broken", [1, 2])
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [pair for pair in INSIDE if pair not in {("bucketing", name) for name in REMEMBERING_CLIENTS}],
+)
+def test_a_broken_update_counts_among_the_f_of_a_rule_inside_another(outer, inner, broken):
+    """With the fewest participants that f = 2 needs, the rest is judged by the rules for fewer."""
+    rule, per_row = nested_rule(outer, inner, 2, 2), 2 if outer == "bucketing" else 1
+    for n in range(rule.traits.fewest_participants, 22):
+        missing = math.ceil(n / per_row) - math.ceil((n - broken) / per_row)
+        fewer = nested_rule(outer, inner, 2 - broken, 2 - missing)
+        if n - broken >= fewer.traits.fewest_participants:
+            break
+    updates = with_row(genuine(22)[1][:n], slice(1, 1 + broken), torch.nan)
+    finite = [0, *range(1 + broken, n)]
+    verdict = rule(updates, view_of(n))
+    expected = fewer(updates[finite], view_of(n - broken, clients=finite))
+    assert verdict.trusted.any()
+    assert verdict.trusted[finite].tolist() == expected.trusted.tolist()
+    close(outer, verdict.aggregate, expected.aggregate)
+
+
+def test_it_counts_however_deep_the_rules_stand_in_each_other():
+    """f = 3; of 7 clients one or all are broken; two buckets of 3 are left of 5 clients, or of 4."""
+    rlr = DEFENSES["rlr"](1, DEFENSES["trimmed_mean"](3))
+    deep = DEFENSES["nnm"](3, DEFENSES["fedredefense"](aggregator=rlr))
+    lessened = without_broken(deep, 7, 6)
+    assert lessened.tolerated == lessened.aggregator.aggregator.aggregator.tolerated == 2
+    assert without_broken(deep, 7, 0).tolerated == 0
+    mixed = DEFENSES["bucketing"](3, DEFENSES["nnm"](3, rlr))
+    assert without_broken(mixed, 7, 6).aggregator.tolerated == 2
+    assert without_broken(mixed, 7, 6).aggregator.aggregator.aggregator.tolerated == 2
+    assert without_broken(mixed, 6, 4) == mixed
 
 
 @pytest.mark.parametrize("inner", REMEMBERING_CLIENTS)
