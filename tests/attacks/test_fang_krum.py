@@ -8,7 +8,8 @@ from defense_support import view_of as server_view
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedred.attacks.fang_krum import FangKrum
+from fedred.attacks.fang_krum import FangKrum, upper_bound
+from fedred.defenses.geometry import pairwise_distances
 from fedred.defenses.krum import Krum
 
 KNOWN = st.tuples(
@@ -39,17 +40,21 @@ def is_picked(known, crafted, copies, squared=True):
     return scores[k] < min(scores[:k])
 
 
-def bound(known, copies):
-    """Theorem 1 of the paper; where k < c + 2 it says nothing, and 1 stands for k - c - 1."""
-    k, size = known.shape
-    closest = min(krum_score(known, i, k - 2) for i in range(k))
+def bound(known, copies, squared=True):
+    """Beyond it a crafted update is farther from every honest one than a winner may be.
+
+    Where k < c + 2 the copies alone make its score, and 1 stands for k - c - 1.
+    """
+    k, size = len(known), max(1, np.count_nonzero(known.mean(0)))
+    closest = min(krum_score(known, i, k - 2, squared) for i in range(k))
     longest = max(np.linalg.norm(row) for row in known)
-    return (closest / (max(1, k - copies - 1) * size)) ** 0.5 + longest / size**0.5
+    away = closest / max(1, k - copies - 1)
+    return ((away**0.5 if squared else away) + longest) / size**0.5
 
 
 def searched(known, copies, squared=True, smallest=1e-5):
     """Halve lambda from the bound; 0 when nothing is picked down to the smallest."""
-    step, direction = bound(known, copies), -np.sign(known.mean(0))
+    step, direction = bound(known, copies, squared), -np.sign(known.mean(0))
     while step >= smallest:
         if is_picked(known, step * direction, copies, squared):
             return step
@@ -120,13 +125,37 @@ def test_twice_lambda_is_not_picked_or_exceeds_the_bound(shape, m):
         assert 2 * step > limit * (1 + 1e-9) or not is_picked(known.numpy(), twice, m)
 
 
-@given(KNOWN, st.floats(1.001, 100))
-def test_beyond_the_bound_krum_never_picks(shape, beyond):
-    """Theorem 1, by brute force: it holds for c up to k - 2."""
+@given(KNOWN, st.floats(1.001, 100), st.booleans(), st.integers(0, 3))
+def test_beyond_the_bound_krum_never_picks(shape, beyond, squared, still):
+    """By brute force, for c up to k - 2, and where no honest client moves some coordinates."""
     known = known_of(*shape).numpy()
+    known[:, 1 : 1 + still] = 0
     for copies in range(1, len(known) - 1):
-        crafted = -beyond * bound(known, copies) * np.sign(known.mean(0))
-        assert not is_picked(known, crafted, copies)
+        crafted = -beyond * bound(known, copies, squared) * np.sign(known.mean(0))
+        assert not is_picked(known, crafted, copies, squared)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_the_search_starts_where_krum_no_longer_picks_also_with_many_attackers(squared):
+    """300 draws, attackers up to as many as the bound is for; at twice the start none is picked."""
+    for seed in range(300):
+        source = np.random.default_rng(seed)
+        k, size = int(source.integers(3, 30)), int(source.integers(1, 20))
+        known = normal(seed, k, size) + source.normal() * torch.from_numpy(
+            source.random(size) > 0.3
+        )
+        known[:, 1:] *= torch.from_numpy(source.random(size) > 0.3)[1:]
+        m = int(source.integers(1, k - 1))
+        honest, direction = pairwise_distances(known), -known.mean(0).sign()
+        p = int(direction.count_nonzero())
+        start = upper_bound(honest, known.norm(dim=1), m, p, squared)
+        assert start == pytest.approx(bound(known.numpy(), m, squared))
+        assert not is_picked(known.numpy(), 2 * start * direction.numpy(), m, squared)
+        attack = FangKrum(squared=squared, knowledge="full")
+        step = attack.largest_step(known, direction, m)
+        assert step <= start
+        if step:
+            assert not is_picked(known.numpy(), 2 * step * direction.numpy(), m, squared)
 
 
 def test_fang_krum_by_hand():

@@ -122,10 +122,10 @@ def tolerant(name):
 
 
 def alike(n, seed, size=None):
-    """Updates of n clients, more than half of whom send the same, and two others the same too."""
+    """Updates of n clients, two thirds of whom send the same, and two others the same too."""
     updates = noise(n, seed) if size is None else normal(seed, n, size).float()
     order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
-    groups = order[: n // 2 + 1], order[n // 2 + 1 :][:2]
+    groups = order[: 2 * n // 3], order[2 * n // 3 :][:2]
     for group in groups:
         updates[group] = updates[group[0]].clone()
     return updates, groups

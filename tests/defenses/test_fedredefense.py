@@ -159,6 +159,20 @@ def test_fedredefense_forgets_nothing_because_of_a_broken_update():
     assert not never.state["known"][2]
 
 
+def test_a_broken_update_leaves_a_known_client_its_later_budget_and_a_new_one_its_first():
+    """Client 0 is known before its broken update, client 1 is not."""
+    options = replace(FAST, first_iterations=4, later_iterations=9)
+    rule = fedredefense(threshold=1e-9, exclusion="round", reconstruction=options)
+    updates, state, spent = genuine()[1][:2], {}, []
+    broken = torch.full_like(updates, torch.nan)
+    for round, (clients, sent) in enumerate([([0], updates), ([0, 1], broken), ([0, 1], updates)]):
+        at = {"clients": clients, "state": state, "round": round + 1}
+        verdict = rule(sent[: len(clients)], view_of(len(clients), **at))
+        state = verdict.state
+        spent.append(verdict.iterations.tolist())
+    assert spent == [[4], [1, 1], [9, 4]]
+
+
 def test_fedredefense_judges_one_client_alone_as_among_others():
     updates = attacked()
     together = fedredefense()(updates, view_of(9))

@@ -67,6 +67,15 @@ def test_by_samples_is_the_median_of_repeated_updates(seed, samples):
     assert cost(found, repeated) == pytest.approx(cost(aggregate(repeated), repeated), abs=1e-6)
 
 
+def test_the_pulls_of_samples_cancel_to_the_last_digits():
+    """The first-order condition with weights n_i, of which float32 would keep seven digits."""
+    updates, samples = normal(2, 7, 3), [3, 5, 9, 11, 20, 7, 1]
+    offsets = updates - aggregate(updates, samples, by_samples=True, smoothing=1e-12)
+    counts = torch.tensor(samples).double()
+    pull = counts / counts.sum() @ (offsets / offsets.norm(dim=1, keepdim=True))
+    assert pull.norm() < 1e-10
+
+
 def test_samples_count_only_when_told():
     updates, samples = normal(0, 5, 3), [1, 2, 3, 4, 50]
     assert torch.equal(aggregate(updates, samples), aggregate(updates))
