@@ -8,10 +8,12 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedred.config import FAMILIES, FIGURES, TABLES, Config, Experiment, Settings
 from fedred.local_training import LocalTraining
 from fedred.options import declared_options, declared_relations, range_in_words
+from fedred.report.escapes import on_terminal
 
 Description = dict[str, Any]
 HEAD = """# Configuration
@@ -117,7 +119,7 @@ def print_families(families: Mapping[str, Mapping[str, Description]], console: C
             "name", "papers, options, tests", title=family, title_justify="left", show_lines=True
         )
         for name, method in methods.items():
-            table.add_row(name, "\n".join(_about(method)))
+            table.add_row(on_terminal(name), Text("\n").join(map(on_terminal, _about(method))))
         console.print(table)
 
 

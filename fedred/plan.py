@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -328,8 +329,8 @@ def _data_in_words(dataset: Settings) -> str:
 
 
 def in_words(name: str) -> str:
-    """Return a name of a configuration as a heading."""
-    return name.replace("_", " ").capitalize()
+    """Return a name of a configuration as a heading, another one for each name."""
+    return re.sub(r"(?<=[^_])_(?=[^_])", " ", name).capitalize()
 
 
 def as_arguments(sources: Sequence[str]) -> list[str]:

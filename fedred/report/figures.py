@@ -191,17 +191,13 @@ def _rates(
     group: list[LabelledRun], metric: str, defenses: list[str], attacks: list[str]
 ) -> FloatArray:
     """Return a rate in percent [defenses, attacks], mean over seeds, NaN where not defined."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for one in group:
+        if (value := one.run.final.get(metric)) is not None:
+            values.setdefault((one.defense, one.attack), []).append(value)
     rates = np.full((len(defenses), len(attacks)), np.nan)
-    for row, defense in enumerate(defenses):
-        for column, attack in enumerate(attacks):
-            values = [
-                one.run.final.get(metric)
-                for one in group
-                if (one.defense, one.attack) == (defense, attack)
-            ]
-            defined = [value for value in values if value is not None]
-            if defined:
-                rates[row, column] = 100 * np.mean(defined)
+    for (defense, attack), defined in values.items():
+        rates[defenses.index(defense), attacks.index(attack)] = 100 * np.mean(defined)
     return rates
 
 

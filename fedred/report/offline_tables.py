@@ -30,7 +30,8 @@ def threshold(judged: Sequence[Judged]) -> pd.DataFrame:
     a seed is that of all its recorded rounds.
 
     Returns:
-        Columns attack, threshold, metric (a member of DECISIONS), mean, std, ci95, n (seeds), rounds, warnings.
+        Columns attack, threshold, metric (a member of DECISIONS), mean, std, ci95, n (seeds), rounds,
+        warnings.
 
     Raises:
         UserError: when there is nothing to report.
@@ -66,8 +67,8 @@ def exclusion(judged: Sequence[Judged]) -> pd.DataFrame:
     others. Clients in none of them do not count.
 
     Returns:
-        Columns attack, budget, excluded by, metric (FPR or FNR in percent), mean, std, ci95, n (seeds), warnings,
-        rounds.
+        Columns attack, budget, excluded by, metric (FPR or FNR in percent), mean, std, ci95, n (seeds),
+        rounds, warnings.
 
     Raises:
         UserError: when there is nothing to report.
@@ -112,7 +113,8 @@ def auroc(judged: Sequence[Judged]) -> pd.DataFrame:
     A value of a seed is the mean of its recorded rounds (see `judged.areas`).
 
     Returns:
-        Columns attack, rule, metric, mean, std, ci95, n (seeds), rounds, warnings.
+        Columns attack, rule, metric, mean, std, ci95, n (seeds), rounds,
+        warnings.
 
     Raises:
         UserError: when there is nothing to report.

@@ -16,7 +16,7 @@ from fedred.report.drawing import page_figure
 from fedred.report.lettering import house_style, in_figure
 from fedred.report.statistics import FloatArray
 
-MOST_CLIENTS, MOST_CLASSES = 200, 50
+MOST_CLIENTS, MOST_CLASSES = 100, 50
 """Clients and classes up to which each pair of them has a dot of its own."""
 COLUMNS, ROWS = 200, 100
 """Cells of the map of more clients or classes."""
@@ -82,9 +82,9 @@ def _map(counts: np.ndarray, names: list[str]) -> Figure:
         vmin=0,
         rasterized=True,
     )
-    each = f"{columns[1]} client{'s' * (columns[1] > 1)} x {rows[1]} class{'es' * (rows[1] > 1)}"
-    cells.set(xlabel=f"Client (each cell: {each})", ylabel="Class", ylim=(C - 0.5, -0.5))
-    cells.set_xlim(-0.5, clients - 0.5)
+    each = _cell_in_words(int(columns[1]), int(rows[1]))
+    cells.set(xlabel=f"Client (each cell: {each})", xlim=(-0.5, clients - 0.5))
+    cells.set(ylabel="Class", ylim=(C - 0.5, -0.5))
     named = rows[: -1 : max(1, math.ceil(0.13 * (len(rows) - 1) / height))]
     cells.set_yticks(named, [names[place] for place in named])
     cells.xaxis.get_major_locator().set_params(integer=True)
@@ -102,6 +102,10 @@ def _draw_sizes(axis: Axes, sizes: np.ndarray, columns: np.ndarray) -> None:
     axis.stairs(mean, columns - 0.5, baseline=None, color="black", linewidth=0.6)
     axis.set_ylim(bottom=0)
     axis.set_ylabel("Samples" if columns[1] == 1 else "Samples:\nmean, range")
+
+
+def _cell_in_words(clients: int, classes: int) -> str:
+    return f"{clients} client{'s' * (clients > 1)} x {classes} class{'es' * (classes > 1)}"
 
 
 _SPREAD = (np.min, np.mean, np.max)

@@ -114,7 +114,7 @@ LINES: dict[str, tuple[str, Any]] = {
     "bucketing": (GREY, DOTTED),
 }
 OTHER_LINE: tuple[str, Any] = (GREY, SOLID)
-VARIANT_MARKERS = ("", "o", "s", "^", "D", "v")
+VARIANT_MARKERS = ("", "o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 
 PAGE_WIDTH = 7.0
 """Inches, of a two-column paper."""
@@ -166,6 +166,6 @@ def line(defense: str) -> tuple[str, Any]:
 
 
 def variant_marker(label: str, labels: list[str]) -> str:
-    """Return the marker that tells apart methods of one name; the first has none."""
-    variants = [other for other in labels if base_name(other) == base_name(label)]
+    """Return the marker that tells apart methods of one name, or without a line of their own."""
+    variants = [other for other in labels if line(other) == line(label)]
     return VARIANT_MARKERS[variants.index(label) % len(VARIANT_MARKERS)]

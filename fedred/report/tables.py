@@ -45,7 +45,8 @@ DETECTION = ("DACC", "FPR", "FNR", "ADACC", "AFPR", "AFNR", "AAR")
 def performance(runs: Sequence[Run]) -> pd.DataFrame:
     """Return final accuracy and attack success rate, in percent, as a tidy frame.
 
-    Columns: dataset, attack, defense, the settings that differ, metric, mean, std, ci95, n, warnings (kinds).
+    Columns: dataset, attack, defense, the settings that differ, metric, mean, std, ci95, n,
+    warnings (their kinds).
     """
     return _summaries(runs, PERFORMANCE)
 

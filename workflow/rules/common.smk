@@ -8,6 +8,7 @@ from fedred.plan import (
     workflow_plan,
 )
 from fedred.provenance import numeric_sources, offline_sources, report_sources
+from fedred.report.escapes import in_rst
 
 PLAN = workflow_plan(workflow, config)
 

@@ -22,7 +22,7 @@ rule table:
     params:
         sources=lambda wildcards, input: as_arguments(input.sources),
         prefix=subpath(output[0], strip_suffix=".html"),
-        described=lambda wildcards: PLAN.described(wildcards.experiment),
+        described=lambda wildcards: in_rst(PLAN.described(wildcards.experiment)),
         offline=lambda wildcards: wildcards.table in JUDGED_OFFLINE,
     shell:
         "fedred table {wildcards.table} {params.sources} --out {params.prefix} > {log} 2>&1"
@@ -52,6 +52,6 @@ rule figure:
     params:
         sources=lambda wildcards, input: as_arguments(input.sources),
         prefix=subpath(output[0], strip_suffix=".png"),
-        described=lambda wildcards: PLAN.described(wildcards.experiment),
+        described=lambda wildcards: in_rst(PLAN.described(wildcards.experiment)),
     shell:
         "fedred figure {wildcards.figure} {params.sources} --out {params.prefix} > {log} 2>&1"
