@@ -13,13 +13,19 @@ import signal
 import pytest
 import torch
 from command import HUNG
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from workflow_support import finished_project
 
 from fedred.execution import compiler_failure
 
 torch.set_num_threads(1)
-settings.register_profile("fedred", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile(
+    "fedred",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+    max_examples=50,
+)
 settings.load_profile("fedred")
 
 
