@@ -231,10 +231,11 @@ def _unknown_option(name: str, key: Any, family: Mapping[str, Any]) -> str:
         method: [option.name for option in declared_options(kind)]
         for method, kind in family.items()
     }
-    allowed = f"allowed are {', '.join(options[name])}" if options[name] else "it has none"
+    allowed = f": allowed are {', '.join(options[name])}" if options[name] else ", nor any other"
     others = [method for method, names in options.items() if key in names]
-    near = suggestion(key, options[name]) or (f"; {', '.join(others)} have it" if others else "")
-    return f"{name} has no option '{shortened(str(key))}': {allowed}{near}"
+    having = f"; it is one of {', '.join(others)}" if others else ""
+    near = having or suggestion(key, options[name])
+    return f"{name} has no option '{shortened(str(key))}'{allowed}{near}"
 
 
 def _family(kind: str, help: str) -> Any:
@@ -436,16 +437,22 @@ def expand(raw: Mapping[str, Any], experiment: Experiment, path: str) -> Iterabl
     for values, seed in itertools.product(combinations, experiment.seeds):
         settings, places = override(base, "seed", seed), dict(in_base)
         for key, (index, value) in zip(grid, values, strict=True):
-            settings = override(settings, key, value)
+            settings = override(settings, key, value, f"{path}.grid.")
             places[key] = f"{path}.grid.{key}[{index}]"
         yield validated(Settings, settings, path, places)
 
 
-def override(settings: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+def override(settings: Mapping[str, Any], path: str, value: Any, place: str = "") -> dict[str, Any]:
     """Return settings with the value at a dotted path replaced.
 
     A new `name` of a method starts it afresh, without the options of the method before. Where no method
     is named, a path runs through the default one.
+
+    Args:
+        settings: of one run.
+        path: keys with dots between them.
+        value: put there.
+        place: what stands before the path in the file, for the sentences.
 
     Raises:
         UserError: when the path runs through a value that is not a group of settings.
@@ -453,7 +460,7 @@ def override(settings: Mapping[str, Any], path: str, value: Any) -> dict[str, An
     result = deepcopy(dict(settings))
     *parents, last = path.split(".")
     if len(parents) >= DEEPEST:
-        raise UserError(f"{shortened(path)}: a path has at most {DEEPEST} parts")
+        raise UserError(f"{place}{shortened(path)}: a path has at most {DEEPEST} parts")
     group, model = result, Settings
     for parent in parents:
         child = group.get(parent)
@@ -461,7 +468,7 @@ def override(settings: Mapping[str, Any], path: str, value: Any) -> dict[str, An
             child = {"name": child}
         if child is not None and not isinstance(child, Mapping):
             told = f"'{shortened(parent)}' is {shortened(repr(child))}, not a group of settings"
-            raise UserError(f"{shortened(path)}: {told}")
+            raise UserError(f"{place}{shortened(path)}: {told}")
         default = _default_of(model, parent)
         group[parent] = {**_name_in(default), **(child or {})}
         group = group[parent]

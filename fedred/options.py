@@ -85,9 +85,8 @@ class InRound:
         if value is None or holds(value, limit):
             return ""
         formula = "" if self.words == "n" else f" ({self.words})"
-        return (
-            f"is {value!r}: with {participants} participants it must be {words} {limit:g}{formula}"
-        )
+        judged = f"the rule judges {participants} updates in a round"
+        return f"is {value!r}: {judged}, so it must be {words} {limit:g}{formula}"
 
 
 def relations_of(method: Any) -> tuple[Relation, ...]:

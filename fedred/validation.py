@@ -97,6 +97,9 @@ def _sentence(detail: ErrorDetails, raw: Any, path: str, places: Mapping[str, st
         return f"{where()}: {context['error']}"
     if kind == "missing":
         return f"{where()} is missing: it is required"
+    if kind == "string_type" and detail["loc"][-1] == "[key]":
+        key = "null" if value is None else shown(value)
+        return f"{_written(location[:-1], path, places)}: the key {key} must be a text: use quotes"
     if kind in ("int_type", "float_type") and isinstance(value, str) and means_a_number(value):
         return f"{where()} is the text {shown(value)}: write it without quotes"
     return f"{where()} is {shown(value)}: {WORDS[kind].format(**context)}{_near(detail)}"

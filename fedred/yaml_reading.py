@@ -62,10 +62,17 @@ def parse_yaml(text: str, source: str) -> Any:
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        reason = " ".join(printable(str(error).replace("\n", " ")).split())
-        raise UserError(f"{source} is not valid YAML: {reason}") from None
+        raise UserError(f"{source} is not valid YAML: {_reason(error)}") from None
     finally:
         loader.dispose()
+
+
+def _reason(error: Exception) -> str:
+    """Return what a parser says in one line, with the line of the text where it knows it."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(printable(str(error).replace("\n", " ")).split())
+    told = ", ".join(part for part in (error.context, error.problem) if part)
+    return f"line {error.problem_mark.line + 1}: {printable(told)}"
 
 
 def parse_settings(text: str, source: str) -> dict[str, Any]:
@@ -194,6 +201,7 @@ def _disputed(node: yaml.ScalarNode) -> str:
     choices = dict.fromkeys([*(reading for reading in (old, new) if _is_plain(reading)), quoted])
     *others, last = map(shortened, choices)
     readings = f"{shortened(old)} in YAML 1.1 and {shortened(new or 'a text')} in YAML 1.2"
+    readings = f"{shortened(old)} in YAML" if old == new else readings
     write = f"{', '.join(others)} or {last}" if others else last
     return f"{shortened(node.value)} is {readings}: write {write}"
 
