@@ -467,7 +467,7 @@ def override(settings: Mapping[str, Any], path: str, value: Any, place: str = ""
         if isinstance(child, str):
             child = {"name": child}
         if child is not None and not isinstance(child, Mapping):
-            told = f"'{shortened(parent)}' is {shortened(repr(child))}, not a group of settings"
+            told = f"'{shortened(parent)}' is {shown(child)}, not a group of settings"
             raise UserError(f"{place}{shortened(path)}: {told}")
         default = _default_of(model, parent)
         group[parent] = {**_name_in(default), **(child or {})}

@@ -1,13 +1,27 @@
 """The schema: what is refused and in which words, grids, run ids."""
 
+import json
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedred.config import FIGURES, TABLES, Settings, override, resolve
+from fedred.config import (
+    COMPOSABLE,
+    DEFAULTS,
+    FAMILIES,
+    FIGURES,
+    TABLES,
+    Settings,
+    name_of,
+    override,
+    resolve,
+)
 from fedred.errors import UserError
+from fedred.options import declared_options
 from fedred.plan import JUDGED_OFFLINE, make_plan, partition_id
 from fedred.report.figures import FIGURES as DRAWN
 from fedred.report.offline import OFFLINE_FIGURES
@@ -266,6 +280,105 @@ def test_a_new_name_drops_the_options_of_the_old_method():
         "name": "scaling",
         "factor": 2,
     }
+
+
+# --- options of a method that is not named ---
+
+
+def another(value, hint, bounds):
+    """A legal value of an option that is not its default."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return next(word for word in get_args(hint) if word != value)
+    if value is None:
+        return 2
+    return value + 1 if isinstance(value, int) else value / 2
+
+
+def places():
+    """Path of each method that is a default, with what must be set for it to be there, and itself."""
+    for family, name in DEFAULTS.items():
+        yield family, {}, name, FAMILIES[family][name]
+    for family, methods in FAMILIES.items():
+        for owner, method in methods.items():
+            hints = get_type_hints(method)
+            for part in declared_options(method):
+                if hints[part.name] in COMPOSABLE:
+                    inner = type(part.default)
+                    yield f"{family}.{part.name}", {family: owner}, name_of(inner), inner
+
+
+NAMELESS = [
+    pytest.param(place, settings, name, option, hint, id=f"{place} {name}.{option.name}")
+    for place, settings, name, method in places()
+    for option in declared_options(method)
+    for hint in [get_type_hints(method)[option.name]]
+]
+
+
+@pytest.mark.parametrize(("place", "settings", "name", "option", "hint"), NAMELESS)
+def test_an_option_of_a_default_method_needs_no_name(place, settings, name, option, hint):
+    value = another(option.default, hint, option.metadata["bounds"])
+    named = override(settings, place, {"name": name, option.name: value})
+    nameless = override(settings, place, {option.name: value})
+    whole = resolve(named).model_dump()
+    assert resolve(nameless).model_dump() == whole
+    assert resolve(settings, [f"{place}.{option.name}={json.dumps(value)}"]).model_dump() == whole
+    plan = make_plan(experiment(base=settings, grid={f"{place}.{option.name}": [value]}))
+    assert list(plan.runs.values()) == [whole]
+
+
+def test_the_defaults_of_all_places_have_the_defaults_of_their_options():
+    for methods in FAMILIES.values():
+        for method in methods.values():
+            for part in declared_options(method):
+                if is_dataclass(part.default):
+                    assert part.default == type(part.default)()
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "sentence"),
+    [
+        ({"attack": {"scale": 2}}, [], "attack: none has no option 'scale', nor any other"),
+        ({}, ["attack.scale=2"], "attack: none has no option 'scale', nor any other"),
+        (
+            {"defense": "fedredefense"},
+            ["defense.aggregator.tolerated=1"],
+            "defense.aggregator: fedavg has no option 'tolerated': allowed are by_samples; it is one of",
+        ),
+    ],
+)
+def test_what_the_default_method_has_not_is_refused_with_its_name(settings, change, sentence):
+    with pytest.raises(UserError) as refused:
+        resolve(settings, change)
+    assert str(refused.value).startswith(sentence)
+
+
+def test_naming_the_default_keeps_its_options_and_naming_another_does_not():
+    base = {"partition": {"clients": 10}}
+    assert resolve(base, ["partition.name=balanced_dirichlet"]).partition.clients == 10
+    assert resolve(base, ["partition.name=iid"]).partition.clients == 100
+    nested = {"defense": {"name": "nnm", "aggregator": {"tolerated": 1}}}
+    same = resolve(nested, ["defense.aggregator.name=trimmed_mean"])
+    assert same.defense.aggregator.tolerated == 1
+
+
+@pytest.mark.parametrize("empty", [None, 3, [], True])
+def test_a_method_that_is_none_is_told_how_to_be_named(empty):
+    with pytest.raises(UserError) as refused:
+        resolve({"attack": empty})
+    told = str(refused.value)
+    assert told.startswith("attack is ")
+    assert "name one attack of none, label_flip" in told
+    assert told.endswith("or give {name: ..., option: ...}")
+
+
+@pytest.mark.parametrize("value", ["3", "0.5", "1e-3"])
+def test_a_number_in_quotes_is_told_to_leave_them(value):
+    with pytest.raises(UserError) as refused:
+        resolve({"rounds": value})
+    assert str(refused.value) == f"rounds is the text '{value}': write it without quotes"
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "0.001"])

@@ -106,7 +106,7 @@ HOSTILE = {
 
 FOREIGN = re.compile(
     r"\b([Dd]ictionary|[Oo]bject|(?<!for )[Ii]nstance|[Ee]xtract|[Ii]nput|[Dd]iscriminator|[Ll]iteral"
-    r"|[Pp]ydantic|[Vv]alidation|valid (integer|number|string|boolean|list)|[Ii]nteger|[Ss]tring|None|True|False)\b"
+    r"|[Pp]ydantic|[Vv]alidation|valid (number|boolean|list)|[Ii]nteger|[Ss]tring|None|True|False)\b"
 )
 """Words of libraries and of Python."""
 OWN_WORDS = re.compile(
