@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedred.defenses.geometry import by_rows, norms, unit_rows
+from fedred.defenses.geometry import by_rows, norms, rounding, unit_rows
 from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite, keep_model
 from fedred.local_training import batch_schedule, train_clients
 from fedred.options import check_options, option
@@ -56,7 +56,8 @@ class FLTrust:
         reference = server_update(view)
         direction = unit_rows(reference[None])[0]
         cosines = by_rows(lambda rows: unit_rows(rows) @ direction, updates)
-        trust, length = cosines.clamp(min=0), norms(reference[None])[0]
+        trust = cosines.where(cosines > rounding(len(direction)), 0.0)
+        length = norms(reference[None])[0]
         if not (length.isfinite() and trust.any()):
             return keep_model(view)._replace(scores=-cosines.nan_to_num(nan=-1.0))
         lengths = norms(updates).clamp(min=torch.finfo().tiny)

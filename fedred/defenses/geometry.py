@@ -106,8 +106,16 @@ def _small_distances(
     squares = lengths.new_zeros(len(some), len(some))
     for rows in _seen_from(updates, center, lengths):
         squares += pairwise_distances(rows[some]).square()
-    rounding = (updates.shape[1] + 4) * torch.finfo(torch.float64).eps
-    return torch.where(squares > rounding**2, squares / 2, 0.0)
+    return torch.where(squares > rounding(updates.shape[1]) ** 2, squares / 2, 0.0)
+
+
+def rounding(size: int) -> float:
+    """Return how large rounding can make a difference or product of unit rows [size] that is 0.
+
+    Sums of `size` squares or products are wrong by less than `size` units of 2^-53, a root by half of
+    that, and a few more come from the root and the division.
+    """
+    return (size + 4) * torch.finfo(torch.float64).eps
 
 
 def clip_factors(lengths: Tensor, limit: float | Tensor) -> Tensor:

@@ -97,6 +97,17 @@ def test_a_model_that_everybody_turns_against_stays_as_it_is():
     assert verdict.scores.tolist() == pytest.approx([1.0] * 4)
 
 
+def test_clients_at_a_right_angle_to_the_server_get_no_trust_from_rounding():
+    """Their cosines are 1e-17, of either sign; over the sum of all they would decide everything."""
+    reference = server_update(view_of(9)).double()
+    drawn = torch.stack([across(reference, seed) for seed in range(9)])
+    updates = drawn - (drawn @ reference)[:, None] * reference / (reference @ reference)
+    verdict = FLTrust()(updates, view_of(9))
+    assert (verdict.scores < 0).any()
+    assert not verdict.trusted.any()
+    assert not verdict.aggregate.any()
+
+
 def test_a_zero_update_gets_no_trust_and_changes_nothing():
     reference = plain_server_update()
     verdict = FLTrust()(torch.stack([reference, 0 * reference]), view_of(2))
