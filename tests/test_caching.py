@@ -5,9 +5,15 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
+from small import SETTINGS
 from workflow_support import ROOT, TINY, copy_project, snakemake, tiny_jobs
 
+from fedred.datasets import ImageFolder, load_dataset
+from fedred.partition import load_partition
 from fedred.plan import make_plan
 
 pytestmark = pytest.mark.slow
@@ -80,6 +86,109 @@ def test_a_damaged_file_of_the_cache_stops_the_run_until_it_is_removed(copies, d
     done, called = run_cached(second, RUN)
     assert done.returncode == 0, done.stderr
     assert called[-1] == "run"
+
+
+OWN = {
+    "experiments": {
+        "own": {
+            "base": {**SETTINGS, "dataset": "image_folder", "rounds": 1},
+            "grid": {"attack": ["none"], "defense": ["fedavg"]},
+        }
+    }
+}
+OWN["experiments"]["own"]["base"]["partition"] = {"name": "iid", "clients": 4}
+OWN_PLAN = make_plan(OWN)
+(OWN_PARTITION,) = (f"results/partitions/{name}.safetensors" for name in OWN_PLAN.partitions)
+(OWN_DATASET,) = (f"results/datasets/{name}.safetensors" for name in OWN_PLAN.datasets)
+
+
+def write_images(folder, seed):
+    draw = np.random.default_rng(seed)
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (folder / part / name).mkdir(parents=True, exist_ok=True)
+            for number in range(4):
+                pixels = draw.integers(0, 256, (4, 4), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
+
+
+@pytest.fixture(scope="module")
+def users(tmp_path_factory):
+    """Two users with one cache and the same settings, each with images of their own."""
+    folder = tmp_path_factory.mktemp("users")
+    (folder / "cache").mkdir()
+    for number, name in enumerate(("first", "second")):
+        project = copy_project(folder / name)
+        (project / "own.yaml").write_text(yaml.safe_dump(OWN))
+        write_images(folder / f"data-{name}" / "images", number)
+    return folder
+
+
+def make_own(users, name, *arguments):
+    """Make a user's partition; return what was called."""
+    project = users / name
+    (project / "calls.txt").write_text("")
+    variables = {"SNAKEMAKE_OUTPUT_CACHE": str(users / "cache")}
+    variables["FEDRED_DATA"] = str(users / f"data-{name}")
+    own = (OWN_PARTITION, "--configfile", "own.yaml", "--cores", 1, *arguments)
+    done = snakemake(project, *own, **variables)
+    assert done.returncode == 0, done.stderr
+    return (project / "calls.txt").read_text().split()
+
+
+def holds_own_images(users, name):
+    source = ImageFolder().load(users / f"data-{name}", False)
+    project = users / name
+    made = load_dataset(project / OWN_DATASET)
+    dealt = load_partition(project / OWN_PARTITION)
+    return made.checksum == source.checksum == dealt.dataset_checksum
+
+
+def test_of_two_users_with_one_cache_each_gets_their_own_images(users):
+    assert make_own(users, "first", "--cache") == ["data", "partition"]
+    assert make_own(users, "second", "--cache") == ["data", "partition"]
+    assert holds_own_images(users, "first")
+    assert holds_own_images(users, "second")
+
+
+def test_equal_images_in_another_place_come_from_the_cache(users):
+    copy_project(users / "third")
+    shutil.copy(users / "first/own.yaml", users / "third")
+    shutil.copytree(users / "data-first", users / "data-third")
+    assert make_own(users, "third", "--cache") == []
+    assert holds_own_images(users, "third")
+
+
+def test_images_that_change_are_read_anew_and_touched_ones_are_not(users):
+    images = users / "data-first/images"
+    (images / "train/dog/2.png").touch()
+    assert make_own(users, "first") == []
+    write_images(images, 7)
+    assert make_own(users, "first") == ["data", "partition"]
+    assert holds_own_images(users, "first")
+
+
+def test_a_lost_folder_of_images_loses_no_data_set(users):
+    images = users / "data-second/images"
+    images.rename(users / "elsewhere")
+    before = (users / "second" / OWN_DATASET).read_bytes()
+    try:
+        assert make_own(users, "second") == []
+        assert (users / "second" / OWN_DATASET).read_bytes() == before
+    finally:
+        (users / "elsewhere").rename(images)
+
+
+def test_a_cached_result_has_no_input_that_its_key_does_not_know():
+    """Recorded updates lie beside the input run.json and are not made yet when the key is."""
+    rules = (ROOT / "workflow/rules").glob("*.smk")
+    cached = [
+        name
+        for path in rules
+        for name, body in re.findall(r"^rule (\w+):\n((?:(?: .*)?\n)+)", path.read_text(), re.M)
+        if "\n    cache: True\n" in body
+    ]
+    assert sorted(cached) == ["dataset", "partition"]
 
 
 def content_below(folder):

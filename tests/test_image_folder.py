@@ -6,7 +6,6 @@ import struct
 import subprocess
 import zlib
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -287,9 +286,28 @@ def test_a_profile_of_no_use_has_no_effect(profile, tmp_path):
     assert np.array_equal(first_of(tmp_path, written), channels_first(RGB))
 
 
+def image_magick():
+    """Return the command, whichever of its names it has here; nothing where it is not installed."""
+    for folder in os.get_exec_path():
+        for name in ("magick", "convert"):
+            found = shutil.which(name, path=folder)
+            if (
+                found
+                and "ImageMagick"
+                in subprocess.run([found, "-version"], capture_output=True, text=True).stdout.split(
+                    "\n"
+                )[0]
+            ):
+                return found
+    return ""
+
+
+IMAGE_MAGICK = image_magick()
+
+
 @pytest.mark.parametrize("name", [*TRANSPARENT, *OTHERWISE])
 def test_the_conversion_that_is_named_works(name, tmp_path):
-    if not Path("/usr/bin/convert").exists():
+    if not IMAGE_MAGICK:
         pytest.skip("needs ImageMagick")
     if "GIF" in name:
         pytest.skip("the name of the file is wrong")
@@ -300,7 +318,7 @@ def test_the_conversion_that_is_named_works(name, tmp_path):
     words = sentence[sentence.index("convert IN") if "convert IN" in sentence else -1 :].split()
     options = [word.rstrip(")") for word in words[2:-1]]
     source = "in[0]" if "frames" in sentence else "in"
-    subprocess.run(["/usr/bin/convert", source, *options, "out.png"], cwd=tmp_path, check=True)
+    subprocess.run([IMAGE_MAGICK, source, *options, "out.png"], cwd=tmp_path, check=True)
     assert first_of(tmp_path, (tmp_path / "out.png").read_bytes()).ndim == 3
 
 
