@@ -1,5 +1,6 @@
 """Folders of images: what is read is what a viewer shows, in a layout that is as described."""
 
+import json
 import os
 import shutil
 import struct
@@ -482,6 +483,32 @@ def test_data_of_one_class_is_told_once_and_read(tmp_path):
     done = fedred("data", "image_folder", "--root", tmp_path, "--out", "d.st", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("all training images are of one class, 'cat'") == 1
+
+
+def test_a_run_names_the_classes_that_an_attack_is_about(tmp_path):
+    for part in PARTS:
+        for number, name in enumerate(("10", "9", "a\nb")):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for at in range(4):
+                pixels = np.full((4, 4), 60 * number + at, np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / part / name / f"{at}.png")
+    settings = {
+        "dataset": "image_folder",
+        "partition": {"name": "iid", "clients": 3},
+        "model": {"name": "mlp", "width": 4},
+        "attack": {"name": "targeted_label_flip", "source": 0, "target": 2},
+        "malicious": 1,
+        "rounds": 1,
+    }
+    out = tmp_path / "run"
+    done = fedred("run", "-", "--out", out, "--root", tmp_path, input=json.dumps(settings))
+    assert done.returncode == 0, done.stderr
+    assert "attack source: class 0, '9'" in done.stderr
+    assert "attack target: class 2, 'a\\nb'" in done.stderr
+    assert json.loads((out / "run.json").read_text())["attacked_classes"] == {
+        "source": {"class": 0, "name": "9"},
+        "target": {"class": 2, "name": "a\nb"},
+    }
 
 
 def test_cinic10_is_read_alike(tmp_path):

@@ -113,7 +113,7 @@ RECORDED = {
 }
 
 
-def test_reconstruct_from_recorded_updates_to_figures_from_a_cache_and_published(project, tmp_path):
+def test_reconstruct_from_recorded_updates_to_figures_and_published(project, tmp_path):
     (project / "recorded.yaml").write_text(yaml.safe_dump(RECORDED))
     (project / "calls.txt").write_text("")
     arguments = ("--cores", 2, "--configfile", "recorded.yaml", "--cache")
@@ -134,7 +134,7 @@ def test_reconstruct_from_recorded_updates_to_figures_from_a_cache_and_published
     )
     for name in shown:
         assert (project / "results" / name).stat().st_size > 0
-    for folder in ("reconstructions", "tables", "figures"):
+    for folder in ("tables", "figures"):
         shutil.rmtree(project / "results" / folder)
     (project / "calls.txt").write_text("")
     done = snakemake(project, *arguments, **cache)
