@@ -1,14 +1,21 @@
 """Figures of made-up runs: what they draw is what the run folders hold."""
 
+import copy
 import dataclasses
 import gc
 import json
+import math
 import re
+import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -16,11 +23,22 @@ from run_folders import ATTACKS, DEFENSES, settings, write_grid, write_partition
 from safetensors.numpy import save_file
 from scipy import stats
 
-from fedred.errors import UserError
+from fedred.errors import UserError, WriteError, printable
 from fedred.plan import make_plan
 from fedred.report import style
+from fedred.report.drawing import LINES, told_apart
 from fedred.report.error_figures import ERROR_LIMIT, FIRST_ROUNDS
 from fedred.report.figures import FIGURES, write_figure
+from fedred.report.judged import Judged
+from fedred.report.lettering import (
+    _tell_of_code_points,
+    families,
+    house_style,
+    in_figure,
+    wrapped,
+)
+from fedred.report.offline import CURVES, curves, roc
+from fedred.report.partition_figure import MOST_CLASSES, MOST_CLIENTS, mean_of_cells
 from fedred.report.runs import Run, load_runs
 from fedred.report.sweeps import swept_setting
 
@@ -558,3 +576,361 @@ def test_partition_without_counts_is_refused(tmp_path: Path) -> None:
     save_file({"owners": np.zeros(3)}, path)
     with pytest.raises(UserError, match="counts"):
         FIGURES["partition"](path)
+
+
+def with_classes(path: Path, counts: np.ndarray, names: list[str]) -> Path:
+    whole = np.ascontiguousarray(counts, dtype=np.int64)
+    save_file({"counts": whole}, path, metadata={"classes": json.dumps(names)})
+    return path
+
+
+NAMES = {
+    "a$b": "a$b",
+    r"c$\x$": r"c$\x$",
+    "$\\frac$": "$\\frac$",
+    "_hidden": "_hidden",
+    "\\$5": "\\$5",
+    "two\nlines": r"two\nlines",
+    "\x1b[31m": r"\x1b[31m",
+    "\N{RIGHT-TO-LEFT OVERRIDE}x": r"\u202ex",
+    "\udc80": r"\udc80",
+    "\U0001f408\u732b": r"\U0001f408\u732b",
+    "\u05e9\u05dc\u05d5\u05dd": "\u05e9\u05dc\u05d5\u05dd",
+    "e\u0301": "e\u0301",
+    "": "",
+}
+"""Names, and what a figure shows in letters of DejaVu Sans."""
+
+
+def test_names_of_classes_are_literal_and_drawn_without_a_warning(tmp_path: Path) -> None:
+    counts = np.ones((3, len(NAMES)))
+    path = with_classes(tmp_path / "partition.safetensors", counts, list(NAMES))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = FIGURES["partition"](path)
+        write_figure(figure, tmp_path / "figure")
+    labels = figure.axes[1].get_yticklabels()
+    assert [label.get_text() for label in labels] == list(NAMES.values())
+    assert not any(label.get_parse_math() for label in labels)
+
+
+def test_a_long_name_keeps_its_ends_and_leaves_room_for_the_figure(tmp_path: Path) -> None:
+    name = "first" + "x" * 500 + "last"
+    figure = FIGURES["partition"](with_classes(tmp_path / "p", np.ones((3, 2)), ["a", name]))
+    figure.draw_without_rendering()
+    shown = figure.axes[1].get_yticklabels()[1].get_text()
+    assert re.fullmatch("firstx+\N{HORIZONTAL ELLIPSIS}x+last", shown)
+    assert figure.axes[1].get_position().width > 0.6
+
+
+def test_letters_without_a_glyph_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    _tell_of_code_points.cache_clear()
+    assert [in_figure(letter) for letter in "\u732b\u72ac"] == [r"\u732b", r"\u72ac"]
+    (message,) = caplog.messages
+    assert message.startswith("the font DejaVu Sans")
+    assert "\n" not in message
+
+
+def test_a_font_of_the_users_own_has_the_letters_that_are_lacking() -> None:
+    import matplotlib
+
+    letter = "\N{MATHEMATICAL SCRIPT SMALL A}"  # in a font that comes with matplotlib
+    assert in_figure(letter) == r"\U0001d4b6"
+    with matplotlib.rc_context({"font.sans-serif": ["STIXGeneral", "Not Installed"]}):
+        assert families() == ("DejaVu Sans", "STIXGeneral")
+        assert in_figure(letter) == letter
+
+
+@hypothesis_settings(max_examples=30)
+@given(
+    text=st.lists(
+        st.one_of(st.sampled_from("$_^\\{}%-"), st.characters(exclude_categories=())), max_size=20
+    ).map("".join),
+    room=st.sampled_from([0.6, 2.0]),
+)
+@example(text="$\\frac{1}{2}$", room=2.0)
+@example(text="a" + "\u0301" * 40, room=2.0)
+def test_any_text_is_drawn_as_it_is_in_its_room(text: str, room: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with house_style():
+            figure = Figure(figsize=(7, 2), dpi=200)
+            drawn = figure.text(0.1, 0.5, in_figure(text, room))
+            figure.draw_without_rendering()
+            box = drawn.get_window_extent()
+    assert box.width / 200 <= 1.05 * room + 0.01
+    assert box.height / 200 < 0.5
+    if text.isascii() and len(printable(text)) < 4:
+        assert drawn.get_text() == printable(text)
+
+
+def test_a_title_without_room_goes_on_below_after_a_comma() -> None:
+    title = "partition.alpha = 0.1, training.lr = 0.01\nMin-Max"
+    assert wrapped(title, 7) == title
+    assert wrapped(title, 2) == "partition.alpha = 0.1,\ntraining.lr = 0.01\nMin-Max"
+
+
+def legend_texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def like(run: Run, **changes: object) -> Run:
+    """Return a run with other settings and the same numbers."""
+    whole = copy.deepcopy(run.settings)
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        part = whole
+        for key in path:
+            part = part[key]
+        part[last] = value
+    other = dataclasses.replace(run, folder=Path(str(changes)), settings=whole)
+    other.__dict__.update(rounds=run.rounds, clients=run.clients)
+    return other
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    made = settings("min_max", "fedredefense", rounds=3)
+    (run,) = load_runs([write_run(tmp_path_factory.mktemp("base") / "run", made)])
+    return run
+
+
+@pytest.mark.parametrize("name", ["accuracy_over_rounds", "sweep"])
+def test_a_legend_shows_every_name_as_it_is(name: str, base: Run, tmp_path: Path) -> None:
+    defenses = ["_hidden", "$x$", r"a\$", "plain"]
+    runs = [
+        like(base, defense__name=defense, participation=share)
+        for defense in defenses
+        for share in (0.5, 1.0)
+    ]
+    figure = FIGURES[name](runs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_figure(figure, tmp_path / "figure")
+    assert legend_texts(figure) == defenses
+
+
+def many(base: Run, count: int, path: str, value: str = "method_{}", **other: object) -> list[Run]:
+    return [like(base, **{path: value.format(place)}, **other) for place in range(count)]
+
+
+def numbered(base: Run, count: int, path: str) -> list[Run]:
+    return [like(base, **{path: (place + 1) / 1000}) for place in range(count)]
+
+
+LARGE = {
+    "accuracy of 20 attacks": ("accuracy_over_rounds", lambda b: many(b, 20, "attack__name")),
+    "accuracy of 60 defenses": ("accuracy_over_rounds", lambda b: many(b, 60, "defense__name")),
+    "accuracy of long names": (
+        "accuracy_over_rounds",
+        lambda b: many(b, 12, "defense__name", "long " * 30 + "{}"),
+    ),
+    "errors of 6 thresholds": (
+        "reconstruction_error",
+        lambda b: numbered(b, 6, "defense__threshold"),
+    ),
+    "errors of 60 attacks": ("reconstruction_error", lambda b: many(b, 60, "attack__name")),
+    "errors over rounds": ("errors_over_rounds", lambda b: many(b, 20, "attack__name")),
+    "map of 16 x 20": (
+        "heat_map",
+        lambda b: [
+            run
+            for attack in many(b, 16, "attack__name", "an_attack_of_a_long_name_{}")
+            for run in many(attack, 20, "defense__name", "a defense of a name that is too long {}")
+        ],
+    ),
+    "map of 100 defenses": ("detection", lambda b: many(b, 100, "defense__name")),
+    "map of 120 attacks": ("heat_map", lambda b: many(b, 120, "attack__name")),
+    "map of 20 settings": ("heat_map", lambda b: numbered(b, 20, "training__lr")),
+    "sweep of 12 attacks": (
+        "sweep",
+        lambda b: [
+            run for name in many(b, 12, "attack__name") for run in numbered(name, 2, "training__lr")
+        ],
+    ),
+    "sweep of long numbers": (
+        "sweep",
+        lambda b: [
+            like(one, training__lr=0.123456789 * step)
+            for one in many(b, 4, "attack__name")
+            for step in range(1, 9)
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_a_large_figure_is_bounded_and_its_labels_stand_apart(
+    case: str, base: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, "PAGE_HEIGHT", 8.0)  # soon full
+    name, make = LARGE[case]
+    figure = FIGURES[name](make(base))
+    assert_readable(figure)
+
+
+def assert_readable(figure: Figure) -> None:
+    """Nothing leaves the page, no two labels of an axis or titles of a row overlap."""
+    wide, high = figure.get_size_inches()
+    assert wide == style.PAGE_WIDTH
+    assert high <= style.PAGE_HEIGHT
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert min(box.x0, box.y0) >= -0.01
+    assert box.x1 <= wide + 0.01
+    assert box.y1 <= high + 0.01
+    for axis in figure.axes:
+        assert min(axis.get_position().width, axis.get_position().height) > 0
+        require_apart(axis.get_xticklabels(), 0)
+        require_apart(axis.get_yticklabels(), 1)
+    rows: dict[float, list] = {}
+    for axis in figure.axes:
+        rows.setdefault(round(axis.get_position().y1, 3), []).append(axis.title)
+    for titles in rows.values():
+        require_apart(titles, 0)
+
+
+def require_apart(labels: list, along: int) -> None:
+    """Upright labels do not overlap; turned ones are as far apart as their letters are high."""
+    shown = [label for label in labels if label.get_text() and label.get_visible()]
+    boxes = sorted((label.get_window_extent() for label in shown), key=lambda b: b.min[along])
+    angle = shown[0].get_rotation() if shown else 0
+    for first, second in pairwise(boxes):
+        if angle:
+            points = shown[0].get_fontsize() / 72 * shown[0].get_figure(root=True).dpi
+            step = second.max[along] - first.max[along]
+            assert step * math.sin(math.radians(angle)) >= 0.9 * points
+        else:
+            assert second.min[along] >= first.max[along] - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "count", "what"),
+    [
+        ("accuracy_over_rounds", "attack__name", 20, "panels"),
+        ("accuracy_over_rounds", "defense__name", 60, "defenses"),
+        ("errors_over_rounds", "attack__name", 20, "panels"),
+    ],
+)
+def test_what_is_left_out_is_told(
+    name: str, path: str, count: int, what: str, base: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, "PAGE_HEIGHT", 8.0)
+    figure = FIGURES[name](many(base, count, path))
+    told = figure.legends[0].get_title().get_text()
+    (shown,) = re.findall(rf"The first (\d+) of {count} {what}", told)
+    drawn = figure.axes if what == "panels" else figure.axes[0].lines
+    assert len(drawn) == int(shown)
+    assert what != "defenses" or int(shown) == len(legend_texts(figure))
+
+
+def test_lines_that_are_shown_can_be_told_apart() -> None:
+    variants = [f"{name} ({place})" for name in (*style.LINES, "new") for place in range(20)]
+    for defenses in (variants, variants[:20], [f"new{place}" for place in range(30)]):
+        shown = told_apart(defenses)
+        looks = {(*style.line(one), style.variant_marker(one, shown)) for one in shown}
+        assert len(looks) == len(shown) >= len(style.VARIANT_MARKERS)
+        assert len(shown) <= LINES
+
+
+def test_methods_without_a_line_of_their_own_are_told_apart(base: Run) -> None:
+    lines = FIGURES["accuracy_over_rounds"](many(base, 12, "defense__name")).axes[0].lines
+    assert len({line.get_marker() for line in lines}) == 12
+
+
+@pytest.mark.parametrize(("clients", "classes"), [(100, 1000), (10_000, 10), (10_000, 1000)])
+def test_a_large_partition_is_a_map_of_means(clients: int, classes: int, tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).integers(0, 9, (clients, classes))
+    names = [f"class number {place}" for place in range(classes)]
+    figure = FIGURES["partition"](with_classes(tmp_path / "p", counts, names))
+    assert_readable(figure)
+    total, cells, _ = figure.axes
+    (mesh,) = cells.collections
+    drawn = np.asarray(mesh.get_array())
+    across, down = clients // drawn.shape[1], classes // drawn.shape[0]
+    blocks = counts.reshape(drawn.shape[1], across, drawn.shape[0], down)
+    np.testing.assert_allclose(drawn, blocks.mean((1, 3)).T)
+    words = f"each cell: {across} client{'s' * (across > 1)} x {down} class{'es' * (down > 1)}"
+    assert words in cells.get_xlabel()
+    sizes = counts.sum(1).reshape(-1, across)
+    band, mean = (patch.get_data() for patch in total.patches)
+    np.testing.assert_allclose(band.values, sizes.max(1))
+    np.testing.assert_allclose(band.baseline, sizes.min(1))
+    np.testing.assert_allclose(mean.values, sizes.mean(1))
+    shown = [label.get_text() for label in cells.get_yticklabels()]
+    assert shown == [names[int(place)] for place in cells.get_yticks()]
+
+
+def test_the_last_cells_of_a_map_hold_what_is_left_over() -> None:
+    counts = np.arange(21).reshape(7, 3)
+    means = mean_of_cells(counts, np.array([0, 3, 6, 7]), np.array([0, 2, 3]))
+    expected = [
+        [counts[low:high, left:right].mean() for left, right in ((0, 2), (2, 3))]
+        for low, high in ((0, 3), (3, 6), (6, 7))
+    ]
+    np.testing.assert_allclose(means, expected)
+
+
+def test_the_largest_partition_of_dots_is_readable(tmp_path: Path) -> None:
+    write_partition(tmp_path / "p", MOST_CLIENTS, MOST_CLASSES)
+    assert_readable(FIGURES["partition"](tmp_path / "p"))
+
+
+@pytest.mark.parametrize("names", [["one"], ["a", "b", "c"]])
+def test_a_partition_whose_classes_do_not_fit_is_refused(names: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="do not fit together"):
+        FIGURES["partition"](with_classes(tmp_path / "p", np.ones((3, 2)), names))
+
+
+def judged(clients: int, attack: str = "lie", rules: int = 1) -> Judged:
+    """A recorded round of half malicious clients with five iterations."""
+    random = np.random.default_rng(clients)
+    rows = [
+        ("fedredefense" if rule == 0 else f"_rule $x$ {rule}", 1, client, client % 2 == 0, step)
+        for rule in range(rules)
+        for client in range(clients)
+        for step in range(1, 6)
+    ]
+    frame = pd.DataFrame(rows, columns=["rule", "round", "client", "malicious", "iteration"])
+    return Judged(frame.assign(score=random.random(len(frame))), {"seed": 0}, 0.6, attack)
+
+
+def test_many_error_curves_are_bands_of_quantiles() -> None:
+    one = judged(CURVES + 100)
+    figure = curves([one])
+    assert_readable(figure)
+    errors, malicious = one.curves()
+    axis = figure.axes[0]
+    for line, bad in zip(axis.lines, (False, True), strict=False):
+        np.testing.assert_allclose(line.get_ydata(), np.median(errors[malicious == bad], 0))
+    outer = axis.collections[0].get_paths()[0].vertices[:, 1]
+    honest = errors[~malicious]
+    assert {outer.min(), outer.max()} == {honest.min(), honest.max()}
+    assert "range" in figure.legends[0].get_title().get_text()
+    assert len(curves([judged(CURVES)]).axes[0].lines) == CURVES + 1
+
+
+def test_many_panels_and_rules_of_recorded_rounds_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(style, "PAGE_HEIGHT", 8.0)
+    panels = [judged(8, f"attack {number}, under a long name", rules=30) for number in range(16)]
+    figure = roc(panels)
+    assert_readable(figure)
+    assert len(figure.axes) == 6
+    told = figure.get_supxlabel()
+    assert "The first 6 of 16 panels" in told
+    assert "The first 15 of 30 rules" in told
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels[1].startswith("_rule $x$ 1 ")
+    assert_readable(curves(panels))
+
+
+def test_a_figure_that_cannot_be_drawn_or_written_is_told(tmp_path: Path) -> None:
+    figure = Figure()
+    figure.text(0, 0, r"$\x$", parse_math=True)
+    with pytest.raises(UserError, match=r"figure\.png could not be drawn"):
+        write_figure(figure, tmp_path / "figure", ["png"])
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match=r"figure\.png could not be written"):
+        write_figure(Figure(), tmp_path / "file" / "figure", ["png"])

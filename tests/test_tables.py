@@ -1,13 +1,16 @@
 """Tables of made-up runs against numbers worked out here."""
 
+import csv
 import io
 import json
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from rich.console import Console
 from run_folders import ATTACKS, DEFENSES, settings, write_grid, write_run
 from scipy import stats
@@ -582,3 +585,84 @@ def test_lacking_metric_is_named(tmp_path: Path) -> None:
     del run.final["accuracy"]
     with pytest.raises(UserError, match=r"run\.json has no final accuracy"):
         TABLES["performance"]([run])
+
+
+HOSTILE = [
+    "_a_",
+    "[red]x[/red]",
+    "a|b",
+    r"c\|d",
+    "<b>&lt;",
+    "=1+1",
+    "`x`",
+    "**y**",
+    "猫",
+    "#1 #",
+    "$x$",
+]
+"""Names of methods that come from the files of others."""
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    root = tmp_path_factory.mktemp("hostile")
+    made = [settings(name, name, dataset__name=name, model__name=name) for name in HOSTILE]
+    return TABLES["performance"](
+        load_runs(write_run(root / str(place), one) for place, one in enumerate(made))
+    )
+
+
+class Cells(HTMLParser):
+    """The texts of the cells of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.cells: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        assert tag in ("meta", "style", "table", "caption", "tr", "th", "td")
+        if tag in ("th", "td"):
+            self.cells.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cells:
+            self.cells[-1] += data
+
+
+def test_names_of_others_are_literal_in_every_format(hostile: pd.DataFrame, tmp_path: Path) -> None:
+    write_table(hostile, "performance", tmp_path / "table")
+    cells = {cell.strip() for cell in Cells((tmp_path / "table.html").read_text()).cells}
+    assert set(HOSTILE) <= cells
+    tokens = MarkdownIt("commonmark").enable("table").parse((tmp_path / "table.md").read_text())
+    texts = ["".join(one.content for one in token.children or ()) for token in tokens]
+    assert set(HOSTILE) <= set(texts)
+    assert sum(token.type == "table_open" for token in tokens) == len(HOSTILE)
+    with (tmp_path / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["attack"].removeprefix("'") for row in rows} == set(HOSTILE)
+    assert not [cell for row in rows for cell in row.values() if cell.startswith("=")]
+    output = io.StringIO()
+    print_table(hostile, "performance", Console(file=output, width=300))
+    printed = {cell for line in output.getvalue().splitlines() for cell in re.split(" {2,}", line)}
+    assert set(HOSTILE) <= {cell.strip() for cell in printed}
+
+
+def test_numbers_stay_numbers_in_the_csv(tmp_path: Path) -> None:
+    values = {"fedavg": [0.9, 0.8], "median": [0.5, 0.6]}
+    frame = TABLES["differences"](accuracies(tmp_path, values))
+    write_table(frame, "differences", tmp_path / "table")
+    read = pd.read_csv(tmp_path / "table.csv")
+    assert read["mean"].dtype.kind in "if"
+    np.testing.assert_allclose(read["mean"], frame["mean"])
+    assert (read["mean"] < 0).all()
+
+
+def test_wide_letters_fit_on_the_terminal(tmp_path: Path) -> None:
+    names = [letter * 12 for letter in "猫犬鳥魚馬牛"]
+    runs = accuracy_runs(tmp_path, dict.fromkeys(names, 0.5))
+    output = io.StringIO()
+    print_table(TABLES["performance"](runs), "performance", Console(file=output, width=80))
+    text = output.getvalue()
+    assert all(name in text for name in names)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text

@@ -1,5 +1,6 @@
 """What several figures share: the page, its panels, lines of defenses, their legend."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ Panel = tuple[str, list[LabelledRun]]
 COLUMNS = 3
 """Panels beside each other."""
 LINES = 40
-"""Defenses whose lines can be told apart in one figure."""
+"""Defenses that have room in one figure."""
 LABEL = style.PAGE_WIDTH - 0.6
 """Inches of the longest label of a legend."""
 
@@ -72,23 +73,35 @@ def tell_left_out(figure: Figure, shown: int, count: int, what: str) -> None:
         what: panels, defenses.
     """
     if shown < count:
-        add_note(figure, f"The first {shown} of {count} {what}; all of them stand in the tables.")
+        add_note(figure, f"The first {shown} of {count} {what} are shown.")
 
 
 def add_note(figure: Figure, sentence: str) -> None:
     """Write a sentence above the legend of a figure, or below its panels when it has none."""
+    legend = figure.legends[0] if figure.legends else None
+    before = legend.get_title().get_text() if legend else figure.get_supxlabel()
     told = in_figure(sentence, style.PAGE_WIDTH - 0.2, 7)
-    if not figure.legends:
-        figure.supxlabel(told, fontsize=7)
-        return
-    before = figure.legends[0].get_title().get_text()
-    lines = filter(None, (before, told))
-    figure.legends[0].set_title("\n".join(lines), FontProperties(size=7))
+    lines = "\n".join(filter(None, (before, told)))
+    if legend:
+        legend.set_title(lines, FontProperties(size=7))
+    else:
+        figure.supxlabel(lines, fontsize=7)
 
 
 def first_seen(names: Iterable[str]) -> list[str]:
     """Return names without repetition, in their order."""
     return list(dict.fromkeys(names))
+
+
+def told_apart(defenses: Sequence[str]) -> list[str]:
+    """Return the first defenses whose lines differ in colour, dashes or marker, at most LINES."""
+    seen: Counter[Any] = Counter()
+    kept = []
+    for defense in defenses:
+        seen[style.line(defense)] += 1
+        if seen[style.line(defense)] <= len(style.VARIANT_MARKERS):
+            kept.append(defense)
+    return kept[:LINES]
 
 
 def legend_columns(labels: Sequence[str]) -> int:

@@ -17,7 +17,6 @@ from fedred.files import opened_whole, told
 from fedred.paths import shown, with_endings
 from fedred.report import style
 from fedred.report.drawing import (
-    LINES,
     defense_legend,
     defense_line,
     first_seen,
@@ -30,6 +29,7 @@ from fedred.report.drawing import (
     panels_of,
     tell_left_out,
     title_height,
+    told_apart,
     with_room,
 )
 from fedred.report.error_figures import errors_over_rounds, reconstruction_error
@@ -60,7 +60,7 @@ def accuracy_over_rounds(runs: Sequence[Run]) -> Figure:
     """
     labelled = label_runs(runs)
     every_defense = first_seen(one.defense for one in labelled)
-    defenses = every_defense[:LINES]
+    defenses = told_apart(every_defense)
     panels = with_room(panels_of(labelled, lambda one: style.display(one.attack)))
     panel_height, other_height = 1.55 + title_height(panels), 0.35 + legend_height(defenses)
     figure, axes = panel_grid(len(panels), panel_height, other_height, shared=True)

@@ -27,7 +27,7 @@ from fedred.report.statistics import FloatArray
 
 ERROR_LIMIT = 1.5
 """Errors above it are drawn at the upper edge: a model that stays put has 1."""
-RULES = 20
+RULES = 15
 """Rules that a panel of ROC curves has room for."""
 LABEL = 1.3
 """Inches of the longest label in a panel of ROC curves."""
@@ -58,6 +58,8 @@ def roc(judged: Sequence[Judged]) -> Figure:
         rules = [name for one in group for name in one.frame["rule"].unique()]
         _draw_roc(axis, group, first_seen(rules)[:RULES])
     tell_left_out(figure, len(axes), len(groups), "panels")
+    most = max(len({*one.frame["rule"]}) for one in judged)
+    tell_left_out(figure, min(most, RULES), most, "rules")
     return figure
 
 

@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from fedred.errors import UserError
 from fedred.report import style
 from fedred.report.drawing import (
-    LINES,
     defense_legend,
     defense_line,
     first_seen,
@@ -21,6 +20,7 @@ from fedred.report.drawing import (
     panel_room,
     rows_of_page,
     tell_left_out,
+    told_apart,
 )
 from fedred.report.labels import label_runs, value_in_words
 from fedred.report.lettering import house_style, in_figure, width, wrapped
@@ -137,7 +137,7 @@ def _number(value: Any) -> float | None:
 def _drawn(points: list[Point], scale: Scale) -> Figure:
     every_attack = first_seen(point.attack for point in points)
     every_defense = first_seen(point.defense for point in points)
-    defenses = every_defense[:LINES]
+    defenses = told_apart(every_defense)
     selecting = any(point.run.selects for point in points)
     metrics = list(METRICS) if selecting else ["accuracy"]
     other, band_height = 0.5 + legend_height(defenses), 1.25 * len(metrics) + 0.3
