@@ -35,7 +35,7 @@ from fedred.attacks import ATTACKS
 from fedred.config import resolve
 from fedred.errors import UserError, unknown_name
 from fedred.execution import Execution
-from fedred.files import written_whole
+from fedred.files import opened_whole
 from fedred.gradients import value_and_pull
 from fedred.partition import partition
 from fedred.reconstruction import (
@@ -140,9 +140,15 @@ def curves(federation: Federation, sent: Sent, options: Reconstruction) -> Itera
         yield curve
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a parquet file, whatever its folder is called."""
+    with path.open("rb") as file:
+        return pd.read_parquet(file)
+
+
 def study(data: Path, dataset: str, source: Any, path: Path) -> None:
     """Compute all settings of a data set that the file does not hold yet."""
-    table = pd.read_parquet(path) if path.exists() else pd.DataFrame()
+    table = read_table(path) if path.exists() else pd.DataFrame()
     for lr, alpha in itertools.product(LEARNING_RATES, ALPHAS):
         if len(table) and ((table["lr"] == lr) & (table["alpha"] == alpha)).any():
             continue
@@ -164,8 +170,8 @@ def study(data: Path, dataset: str, source: Any, path: Path) -> None:
         )
         rows = list(measured(honest, dataset, lr, alpha))
         table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
-        with written_whole(path) as temporary:
-            table.to_parquet(temporary, index=False)
+        with opened_whole(path) as file:
+            table.to_parquet(file, index=False)
 
 
 def measured(honest: Federation, dataset: str, lr: float, alpha: float) -> Iterator[dict[str, Any]]:
@@ -318,7 +324,7 @@ def _draw_errors(axis: Axes, table: pd.DataFrame) -> None:
 def report(names: Sequence[str]) -> None:
     """Print what the files of these data sets say, and draw the figure."""
     table = pd.concat(
-        [pd.read_parquet(RESULTS / f"calibration-{name}.parquet") for name in names],
+        [read_table(RESULTS / f"calibration-{name}.parquet") for name in names],
         ignore_index=True,
     )
     for method, budget in (("bounded", BUDGET), ("released", 10**6)):

@@ -31,7 +31,7 @@ from fedred.defenses.fedavg import FedAvg
 from fedred.defenses.fedredefense import FedREDefense
 from fedred.defenses.interface import Defense
 from fedred.execution import choose_clients_per_chunk
-from fedred.files import written_whole
+from fedred.files import opened_whole
 from fedred.local_training import LocalTraining
 from fedred.models import ConvNet, flat_model
 from fedred.report import style
@@ -158,8 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = made.parse_args(arguments)
     path = RESULTS / f"growth-{machine_name(CPU)}.json"
     if not options.draw:
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(measure(), indent=2) + "\n")
+        text = f"{json.dumps(measure(), indent=2)}\n"
+        with opened_whole(path) as file:
+            file.write(text.encode())
     rows = pd.DataFrame(json.loads(path.read_text())["rows"])
     print(table([[told(cell) for cell in row] for row in rows.itertuples(index=False)], COLUMNS))
     write_figure(draw(rows), FIGURE, formats=("png",))

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.measure import SIDES, Measured, statistics_of
 from benchmarks.units import Deviation, Facts
-from fedred.files import told, written_whole
+from fedred.files import opened_whole, told
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = (
@@ -87,8 +87,8 @@ def write_result(folder: Path, machine: str, name: str, result: Result) -> Path:
     kind = result["environment"]["device"] + (" compiled" if result["compiled"] else "")
     content["units"][name] = {**content["units"].get(name, {}), kind: result}
     text = json.dumps(content, indent=2) + "\n"
-    with told(f"{path} could not be written"), written_whole(path) as temporary:
-        temporary.write_text(text)
+    with told(f"{path} could not be written"), opened_whole(path) as file:
+        file.write(text.encode())
     return path
 
 

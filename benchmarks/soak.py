@@ -29,7 +29,7 @@ from scipy.stats import linregress
 
 from benchmarks.measure import environment, machine_name, statistics_of
 from benchmarks.report import MEBIBYTE, RESULTS
-from fedred.files import written_whole
+from fedred.files import TEMPORARY, opened_whole
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("fedred", "workflow", "config")
@@ -38,7 +38,7 @@ INTERVAL = 1.0
 SIGNIFICANT = 0.01
 GROWTH = 0.05
 """Of the median over the whole soak: less is no leak, however significant."""
-LEFT_OVER = (".*.tmp", "checkpoint*", ".snakemake/incomplete/*", ".snakemake/locks/*")
+LEFT_OVER = (f".*{TEMPORARY}/*", "checkpoint*", ".snakemake/incomplete/*", ".snakemake/locks/*")
 BASE = {
     "dataset": "digits",
     "partition": {"name": "balanced_dirichlet", "alpha": 0.5, "clients": 8},
@@ -228,8 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = made.parse_args(arguments)
     seen = soak(options.jobs)
     path = options.results / f"soak-{machine_name(torch.device('cpu'))}.json"
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(seen, indent=2) + "\n")
+    with opened_whole(path) as file:
+        file.write(f"{json.dumps(seen, indent=2)}\n".encode())
     console, wrong = Console(), mistakes(seen)
     console.print(shown(seen))
     rate = seen["wall_seconds"] / seen["runs"]

@@ -147,6 +147,7 @@ def partition(
     sizes = clients.sizes
     log.info("%s: %d clients of %d to %d images", out, len(sizes), sizes.min(), sizes.max())
     _draw_partition(out, picture)
+    log.info("%s: picture of it", picture)
 
 
 @app.command()
@@ -544,9 +545,16 @@ def _require_no_source(out: Path, root: Path | None) -> None:
     from fedred.datasets import data_root
     from fedred.files import read_tensors
 
-    folder = os.path.realpath(data_root(root))
-    if os.path.exists(out) and Path(os.path.realpath(out)).is_relative_to(folder):
-        read_tensors(out, "data set")
+    folder = data_root(root)
+    inside = Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder))
+    if inside and os.path.exists(out):
+        try:
+            read_tensors(out, "data set")
+        except UserError:
+            raise UserError(
+                f"{shown(out)} lies in the data folder {shown(folder)} and was not written by "
+                "fedred data: write to another file"
+            ) from None
 
 
 def _load_source(source: Any, root: Path | None, download: bool) -> Any:

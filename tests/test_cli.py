@@ -86,6 +86,7 @@ def test_prepared_files_give_the_same_run_as_preparing_on_the_way(finished, tmp_
     settings = json.dumps(SETTINGS["partition"])
     dealt = fedred("partition", settings, "--dataset", dataset, "--seed", 0, "--out", partition)
     assert dealt.returncode == 0, dealt.stderr
+    assert "part.png" in dealt.stderr
     assert (tmp_path / "part.png").stat().st_size > 1000
     assert load_partition(partition).dataset_checksum == load_dataset(dataset).checksum
     done = fedred(

@@ -14,6 +14,7 @@ import yaml
 from run_results import same_results
 from small import DEFENSE, SETTINGS
 
+from fedred.files import TEMPORARY
 from fedred.run_folder import RESULTS
 
 pytestmark = pytest.mark.slow
@@ -119,7 +120,7 @@ def seconds(server, undisturbed, tmp_path_factory):
 
 def unfinished(out):
     """Return the temporary files in a folder."""
-    return list(out.glob(".*.tmp"))
+    return list(out.glob(f".*{TEMPORARY}"))
 
 
 def test_thirty_kills_at_random_moments_change_no_byte(server, undisturbed, seconds, tmp_path):
@@ -163,10 +164,10 @@ def test_a_kill_inside_the_writing_of_every_file_changes_no_byte(server, undistu
 def test_a_kill_after_the_results_leaves_nothing_to_compute(server, undisturbed, tmp_path):
     """As if killed between the last result and the removal of the checkpoint."""
     out = tmp_path / "run"
-    out.mkdir()
-    for path in undisturbed.iterdir():
-        (out / path.name).write_bytes(path.read_bytes())
-    (out / "checkpoint.safetensors").write_bytes(b"the last one")
+    server.start(out, "run.json")
+    assert server.ends() == -signal.SIGKILL
+    assert (out / "checkpoint.safetensors").exists()
+    (out / "run.json").write_bytes((undisturbed / "run.json").read_bytes())
     server.start(out)
     assert server.ends() == 0
     assert f"{out} is complete" in server.said()

@@ -148,7 +148,7 @@ def test_recorded_updates_that_are_gone_are_recorded_again(tmp_path, caplog):
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
     place = folder(tmp_path / "run", record=[1])
-    torn = place.path / "updates" / ".round-0001.safetensors.17.tmp"
+    torn = place.path / "updates" / ".round-0001.safetensors.0123abcd.fedred-tmp"
     torn.mkdir(parents=True)
     place.tidy()
     assert not torn.exists()

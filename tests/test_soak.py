@@ -50,7 +50,12 @@ def test_the_cores_of_a_process_are_its_own_and_not_those_of_its_children(monkey
 
 
 @pytest.mark.parametrize(
-    "name", ["a/.run.json.12.tmp", "results/runs/x/checkpoint.safetensors", ".snakemake/locks/0"]
+    "name",
+    [
+        "a/.run.json.0123abcd.fedred-tmp/run.json",
+        "results/runs/x/checkpoint.safetensors",
+        ".snakemake/locks/0",
+    ],
 )
 def test_what_should_have_gone_is_found(tmp_path, name):
     project, temporary = tmp_path / "project", tmp_path / "temporary"
@@ -79,13 +84,13 @@ def test_a_failure_a_leak_and_a_leftover_are_told():
     seen = {
         "failures": 2,
         "exit_code": 1,
-        "left_over": ["project/.x.tmp"],
+        "left_over": ["project/.x.fedred-tmp/x"],
         "snakemake_bytes": leak,
         "bytes": {"simulate": level},
     }
     assert soak.mistakes(seen) == [
         "2 jobs failed",
         "Snakemake ended with 1",
-        "left over: project/.x.tmp",
+        "left over: project/.x.fedred-tmp/x",
         "memory of Snakemake grows",
     ]
