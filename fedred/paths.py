@@ -3,6 +3,7 @@
 A path is never a pattern nor an address. What is read must be a file, and no output replaces an input.
 """
 
+import errno
 import os
 import stat
 import tempfile
@@ -10,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from fedred.errors import UserError, WriteError, printable
+from fedred.errors import UserError, WriteError, printable, shortened
+
+LONGEST_TEMPORARY = "t" * 80
 
 
 def expanded(text: str) -> Path:
@@ -91,8 +94,7 @@ def _require_possible(path: Path) -> None:
     ground = _ground(path)
     if not os.path.isdir(ground):
         raise UserError(f"{shown(ground)} is {_kind(ground)}: name a folder in its place")
-    for part in path.relative_to(ground).parts:
-        _require_short(ground / part)
+    _require_short(path, ground)
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{shown(path)} is {_kind(path)}: name a file in its place")
 
@@ -105,13 +107,15 @@ def _kind(path: Path) -> str:
     return "a device or a pipe" if os.path.exists(path) else "a link that leads nowhere"
 
 
-def _require_short(path: Path) -> None:
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise UserError(f"{shown(path)} cannot be made: {error.strerror}") from error
+def _require_short(path: Path, ground: Path) -> None:
+    """Ask the system for each name to be made, and for the path with a temporary folder in it."""
+    names = (ground / part for part in path.relative_to(ground).parts)
+    for longest in (*names, path.parent / LONGEST_TEMPORARY / path.name):
+        try:
+            os.lstat(longest)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise UserError(f"{shortened(str(path))} is longer than the system takes") from None
 
 
 def without_waiting(path: str, flags: int) -> int:
