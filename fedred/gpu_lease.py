@@ -192,7 +192,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _ticket(folder: Path, pool: Sequence[str]) -> Iterator[Path]:
     """Queue: a numbered file, locked while its job waits, that names the devices it waits for."""
     with _alone(folder):
-        number = 1 + max(map(_number, folder.glob("waiting.*")), default=0)
+        number = 1 + max(map(_number, _tickets(folder)), default=0)
         path = folder / f"waiting.{number}"
         file = _create(path)
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -204,6 +204,10 @@ def _ticket(folder: Path, pool: Sequence[str]) -> Iterator[Path]:
         os.close(file)
 
 
+def _tickets(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("waiting.*") if path.suffix[1:].isdecimal()]
+
+
 def _number(ticket: Path) -> int:
     return int(ticket.suffix[1:])
 
@@ -211,7 +215,7 @@ def _number(ticket: Path) -> int:
 def _ahead(folder: Path, ticket: Path) -> list[set[str]]:
     """Return the devices that each job ahead of this one waits for; remove tickets of dead jobs."""
     pools = []
-    for other in folder.glob("waiting.*"):
+    for other in _tickets(folder):
         if _number(other) >= _number(ticket):
             continue
         if _is_held(other):

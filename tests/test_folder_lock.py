@@ -99,5 +99,12 @@ def test_four_processes_never_work_at_once(tmp_path):
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "run"
-    with pytest.raises(WriteError, match=f"{folder} could not be locked"), owned(folder):
+    with pytest.raises(WriteError, match=f"{folder} could not be locked: [A-Z]"), owned(folder):
         pass
+
+
+def test_a_file_of_the_user_is_not_taken_for_the_lock(tmp_path):
+    (tmp_path / ".lock").write_text("mine")
+    with owned(tmp_path):
+        assert (tmp_path / ".lock").read_text() == "mine"
+    assert (tmp_path / ".lock").read_text() == "mine"
