@@ -247,6 +247,15 @@ def test_what_was_held_is_free_afterwards_while_the_process_lives(machine):
     assert Job(machine, "next", count=2).ends()
 
 
+def test_files_that_are_no_tickets_are_left_alone(machine):
+    notes = machine / "locks" / "waiting.notes"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    with leased():
+        assert notes.read_text() == "mine"
+    assert notes.read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("asked", "seen"),
     [
