@@ -818,7 +818,7 @@ def test_what_is_left_out_is_told(
     monkeypatch.setattr(style, "PAGE_HEIGHT", 8.0)
     figure = FIGURES[name](many(base, count, path))
     told = figure.legends[0].get_title().get_text()
-    (shown,) = re.findall(rf"The first (\d+) of {count} {what}", told)
+    (shown,) = re.findall(rf"(\d+) of {count} {what} are shown", told)
     drawn = figure.axes if what == "panels" else figure.axes[0].lines
     assert len(drawn) == int(shown)
     assert what != "defenses" or int(shown) == len(legend_texts(figure))
@@ -919,8 +919,8 @@ def test_many_panels_and_rules_of_recorded_rounds_are_bounded(
     assert_readable(figure)
     assert len(figure.axes) == 6
     told = figure.get_supxlabel()
-    assert "The first 6 of 16 panels" in told
-    assert "The first 15 of 30 rules" in told
+    assert "6 of 16 panels" in told
+    assert "15 of 30 rules" in told
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels[1].startswith("_rule $x$ 1 ")
     assert_readable(curves(panels))

@@ -64,7 +64,7 @@ def rows_of_page(height: float, other_height: float) -> int:
 
 
 def tell_left_out(figure: Figure, shown: int, count: int, what: str) -> None:
-    """Say below or beside the legend that a page shows the first ones only, if it does.
+    """Say how many a figure shows, where it has no room for all.
 
     Args:
         figure: with its legend.
@@ -73,7 +73,7 @@ def tell_left_out(figure: Figure, shown: int, count: int, what: str) -> None:
         what: panels, defenses.
     """
     if shown < count:
-        add_note(figure, f"The first {shown} of {count} {what} are shown.")
+        add_note(figure, f"{shown} of {count} {what} are shown.")
 
 
 def add_note(figure: Figure, sentence: str) -> None:
