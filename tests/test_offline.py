@@ -65,7 +65,7 @@ def test_a_run_without_recording_keeps_its_id_and_settings():
     [
         ([4], "record names round 4, but the run has only the rounds 1 to 3"),
         ([1, 2, 1], "record names round 1 twice"),
-        ([0], "record.0 is 0: it must be greater than or equal to 1"),
+        ([0], "record.0 is 0: it must be at least 1"),
         (2, "record is 2"),
     ],
 )
@@ -439,7 +439,7 @@ def test_the_commands_judge_a_recording_draw_it_and_tabulate_it(tmp_path):
     done = fedred("reconstruct", recording, *limits, "--out", out, "--images", kept)
     assert done.returncode == 0, done.stderr
     done = fedred("reconstruct", recording, *limits, "--out", out, "--images", out)
-    assert (done.returncode, "give each a file of its own" in done.stderr) == (2, True)
+    assert (done.returncode, "give each output a name of its own" in done.stderr) == (2, True)
     figures = {"roc": out, "curves": out, "images": kept}
     for name, source in figures.items():
         done = fedred("figure", name, source, "--out", folder / name)

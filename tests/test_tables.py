@@ -293,7 +293,7 @@ def test_cost_without_seconds_is_refused(seconds: object, tmp_path: Path) -> Non
 
 def test_frame_holds_every_method_in_the_order_of_the_runs(grid: list[Run]) -> None:
     frame = TABLES["performance"](grid)
-    expected = ["dataset", "attack", "defense", "metric", "mean", "std", "ci95", "n"]
+    expected = ["dataset", "attack", "defense", "metric", "mean", "std", "ci95", "n", "warnings"]
     assert list(frame.columns) == expected
     assert tuple(frame["attack"].unique()) == ATTACKS
     assert tuple(frame["defense"].unique()) == DEFENSES

@@ -76,16 +76,27 @@ def tell_left_out(figure: Figure, shown: int, count: int, what: str) -> None:
         add_note(figure, f"{shown} of {count} {what} are shown.")
 
 
-def add_note(figure: Figure, sentence: str) -> None:
-    """Write a sentence above the legend of a figure, or below its panels when it has none."""
+NOTE_SIZE = 7
+"""Points of the letters of a note."""
+MOST_NAMED = 6
+"""Pairs of defense and attack that a note names."""
+
+
+def add_note(figure: Figure, sentence: str) -> int:
+    """Write a sentence above the legend of a figure, or below its panels when it has none.
+
+    Returns:
+        The lines that it takes; where it has no room, lines are broken after commas.
+    """
     legend = figure.legends[0] if figure.legends else None
     before = legend.get_title().get_text() if legend else figure.get_supxlabel()
-    told = in_figure(sentence, style.PAGE_WIDTH - 0.2, 7)
-    lines = "\n".join(filter(None, (before, told)))
+    told = wrapped(printable(sentence), style.PAGE_WIDTH - 0.2, NOTE_SIZE)
+    text = "\n".join(filter(None, (before, told)))
     if legend:
-        legend.set_title(lines, FontProperties(size=7))
+        legend.set_title(text, FontProperties(size=NOTE_SIZE))
     else:
-        figure.supxlabel(lines, fontsize=7)
+        figure.supxlabel(text, fontsize=NOTE_SIZE)
+    return told.count("\n") + 1
 
 
 def first_seen(names: Iterable[str]) -> list[str]:
@@ -206,14 +217,8 @@ def label_outer(axes: Sequence[Axes], x: str, y: str) -> None:
         axis.set_ylabel(y if index % columns == 0 else "")
 
 
-NOTE_SIZE = 6.5
-"""Points of the letters below a figure."""
-MOST_NAMED = 6
-"""Pairs of defense and attack that a note names."""
-
-
 def noted(figure: Figure, runs: Sequence[LabelledRun], of_errors: bool = False) -> Figure:
-    """Write below a figure what makes some of its runs doubtful, and which; nothing where nothing does.
+    """Add to a figure what makes some of its runs doubtful, and which; nothing where nothing does.
 
     Args:
         figure: of runs; made higher by the lines of the notes.
@@ -225,23 +230,10 @@ def noted(figure: Figure, runs: Sequence[LabelledRun], of_errors: bool = False) 
         pair = f"{style.display(one.defense)} / {style.display(one.attack)}"
         for kind in warned([one], of_errors).split():
             concerned.setdefault(kind, []).append(pair)
-    notes = [f"{KINDS.get(kind, kind)}: {_named(pairs)}" for kind, pairs in concerned.items()]
-    if notes:
-        _write_below(figure, wrapped("\n".join(notes), style.PAGE_WIDTH * 0.97, NOTE_SIZE))
+    for kind, pairs in concerned.items():
+        lines = add_note(figure, f"{KINDS.get(kind, kind)}: {_named(pairs)}")
+        figure.set_figheight(figure.get_figheight() + lines * 1.4 * NOTE_SIZE / 72)
     return figure
-
-
-def _write_below(figure: Figure, text: str) -> None:
-    """Write lines below the panels of a figure; a legend below them stays at the edge."""
-    inches = (text.count("\n") + 2) * 1.2 * NOTE_SIZE / 72
-    figure.set_figheight(figure.get_figheight() + inches)
-    share = inches / figure.get_figheight()
-    layout: Any = figure.get_layout_engine()
-    layout.set(rect=(0, share, 1, 1 - share))
-    figure.draw_without_rendering()  # gives legends their place
-    tops = [legend.get_window_extent().y1 / figure.bbox.height for legend in figure.legends]
-    edge = max((top for top in tops if top < 0.5), default=0.0)
-    figure.text(0.01, edge + share / 20, text, va="bottom", fontsize=NOTE_SIZE)
 
 
 def _named(pairs: Sequence[str]) -> str:

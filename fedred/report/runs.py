@@ -144,8 +144,10 @@ def _load_run(folder: Path) -> Run:
     for group in (timings, memory):
         _require(isinstance(group, dict), path, "one whose timings and memory are groups")
     warnings = content.get("warnings", {})
-    told = isinstance(warnings, dict) and all(isinstance(text, str) for text in warnings.values())
-    _require(told, path, "one whose warnings are sentences")
+    told = isinstance(warnings, dict) and all(
+        kind.isidentifier() and isinstance(text, str) for kind, text in warnings.items()
+    )
+    _require(told, path, "one whose warnings are sentences, each of a kind")
     return Run(
         folder,
         content["run"],
