@@ -46,7 +46,9 @@ class FangKrum:
     tested: ClassVar[str] = (
         "Krum picks what is sent and does not pick it at twice lambda; within the bound"
     )
-    elsewhere: ClassVar[str] = "some code starts from a fixed lambda, or stops at 1e-4"
+    elsewhere: ClassVar[str] = (
+        "some code starts from a fixed lambda, or sums distances that are not squared"
+    )
     backdoor: ClassVar[None] = None
     poison = train_honestly
     forge = forge_in_spread

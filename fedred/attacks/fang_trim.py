@@ -31,7 +31,8 @@ class FangTrim:
     between a and the lower one of a / reach and reach a where mu > 0; else between b and the
     higher one of b / reach and reach b.
 
-    Each attacker draws for itself. One update alone has no spread: see `lone`.
+    Each attacker draws for itself. One update alone has no spread: see `lone`. Extremes and reach
+    are those of updates, not of the local models.
 
     Source: Fang et al., USENIX Security 2020, section 4.2: partial and full knowledge.
     """
@@ -45,7 +46,7 @@ class FangTrim:
     relations: ClassVar[tuple[Relation, ...]] = (Relation("near", "<", "far"),)
     papers: ClassVar[tuple[Paper, ...]] = (FANG,)
     tested: ClassVar[str] = "every coordinate inside its interval; uniform by Kolmogorov's test"
-    elsewhere: ClassVar[str] = "some code draws one row and sends it m times"
+    elsewhere: ClassVar[str] = "code of the attack leaves a coordinate of mean 0 where it is"
     backdoor: ClassVar[None] = None
     poison = train_honestly
     forge = forge_in_spread

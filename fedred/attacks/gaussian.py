@@ -37,7 +37,7 @@ class Gaussian:
     tested: ClassVar[str] = (
         "normal by Kolmogorov's test in units of the spread; attackers uncorrelated"
     )
-    elsewhere: ClassVar[str] = "some code adds the noise to the honest update"
+    elsewhere: ClassVar[str] = "one library sends N(0, 1), whatever the size of updates"
     knowledge: ClassVar[Knowledge] = "own"
     backdoor: ClassVar[None] = None
     poison = train_honestly

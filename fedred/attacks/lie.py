@@ -48,7 +48,9 @@ class LIE:
     tested: ClassVar[str] = (
         "z by its defining probability and by hand (n 50, m 10: 0.2533); byzfl as an oracle"
     )
-    elsewhere: ClassVar[str] = "several libraries take Phi for its inverse (0.73 there)"
+    elsewhere: ClassVar[str] = (
+        "public code subtracts z sigma or adds it; one takes Phi for its inverse (0.73 there)"
+    )
     backdoor: ClassVar[None] = None
     poison = train_honestly
     forge = forge_in_spread

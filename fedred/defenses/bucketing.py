@@ -27,7 +27,8 @@ class Bucketing:
     """Divide the participants at random into buckets of `size`; judge the buckets' means.
 
     The last bucket may be smaller. What a rule inside says of a bucket holds for all of its clients;
-    its own options speak of buckets. Rules that remember clients cannot stand inside.
+    its own options speak of buckets. A rule inside that weights by samples weights the buckets by
+    theirs; within a bucket all clients count alike. Rules that remember clients cannot stand inside.
 
     Source: Karimireddy, He, Jaggi, ICLR 2022, algorithm 1.
     """
@@ -43,7 +44,7 @@ class Bucketing:
         "every client in one bucket; size 1 is the rule alone; variance falls s-fold"
     )
     elsewhere: ClassVar[str] = (
-        "its first version drew with replacement (resampling), as some code does"
+        "its authors' code tells the rule inside the number of attackers, whatever the size"
     )
     __call__ = judge_finite
 

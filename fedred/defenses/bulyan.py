@@ -20,7 +20,8 @@ class Bulyan:
 
     Krum is asked n - 2 f times, each time among the updates that are left (a winner is taken
     out), which are the trusted ones. Of r left, r - f - 2 neighbours count, and at least one. Equal
-    scores go to the update that is closer to all. Needs n >= 4 f + 3, f = `tolerated`.
+    scores go to the update whose distances to all that are left sum to less. Needs n >= 4 f + 3,
+    f = `tolerated`.
 
     Source: El Mhamdi, Guerraoui, Rouault, ICML 2018, section 4.
     """
@@ -39,7 +40,9 @@ class Bulyan:
     tested: ClassVar[str] = (
         "selection and aggregate of a loop written from the paper; no client twice"
     )
-    elsewhere: ClassVar[str] = "a public library leaves the winner in and picks it again"
+    elsewhere: ClassVar[str] = (
+        "one library takes a winner's place among those left for its place among all"
+    )
     __call__ = judge_finite
 
     def __post_init__(self) -> None:

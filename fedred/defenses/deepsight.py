@@ -35,8 +35,8 @@ class DeepSight:
     clustering. A cluster, or a client in none, is rejected when at least `suspects` of it are
     suspects. The trusted updates are clipped to the median norm of all and averaged.
 
-    Source: Rieger et al., NDSS 2022, algorithms 1 to 3: 20,000 random images, drawn three times. How
-    small a cluster may be is not said there.
+    Source: Rieger et al., NDSS 2022, algorithms 1 to 3: 20,000 random images, drawn three times; here
+    from N(0, 1). How small a cluster may be is not said there.
     """
 
     suspects: float = option(1 / 3, "share of suspects that rejects a cluster", gt=0, le=1)

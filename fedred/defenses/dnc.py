@@ -46,7 +46,9 @@ class DnC:
     tested: ClassVar[str] = (
         "scores of NumPy's SVD; a planted direction is found, an isotropic one is not"
     )
-    elsewhere: ClassVar[str] = "some code drops f in all iterations together, or forgets to centre"
+    elsewhere: ClassVar[str] = (
+        "one library draws a fifth of the coordinates, in each of five iterations"
+    )
     __call__ = judge_finite
 
     def __post_init__(self) -> None:

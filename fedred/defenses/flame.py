@@ -44,9 +44,7 @@ class FLAME:
     tested: ClassVar[str] = (
         "two bundles of directions; clipping by hand; noise by Kolmogorov's test"
     )
-    elsewhere: ClassVar[str] = (
-        "most code compares updates; some clips to the median norm of the accepted"
-    )
+    elsewhere: ClassVar[str] = "one library scales the noise by the spread of each layer's weights"
     traits: ClassVar[Traits] = Traits(selects=True, fewest_participants=2)
     __call__ = judge_finite
 

@@ -63,7 +63,9 @@ class FLDetector:
     tested: ClassVar[str] = (
         "dense BFGS and the gap statistic as twins; noise found among gradients of one quadratic"
     )
-    elsewhere: ClassVar[str] = "much code clusters one round's scores, or skips the gap statistic"
+    elsewhere: ClassVar[str] = (
+        "one library starts after round 50, and leaves clients out of one round alone"
+    )
     traits: ClassVar[Traits] = Traits(selects=True, remembers_clients=True)
     __call__ = judge_finite
 

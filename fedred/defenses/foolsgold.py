@@ -11,7 +11,7 @@ from fedred.defenses.interface import ServerView, Traits, Verdict, judge_finite,
 from fedred.options import check_options, option
 from fedred.papers import Paper
 
-HIGHEST = 0.99  # the paper's: the logit of 1 is infinite
+HIGHEST = 0.99  # as in its authors' code: the logit of 1 is infinite
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FoolsGold:
     tested: ClassVar[str] = (
         "a loop written from the paper; sybils found, and honest twins wrongly so"
     )
-    elsewhere: ClassVar[str] = "much code compares single updates, without the history"
+    elsewhere: ClassVar[str] = "some code compares single updates, without the history"
     traits: ClassVar[Traits] = Traits(selects=True, remembers_clients=True)
     __call__ = judge_finite
 

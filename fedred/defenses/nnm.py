@@ -44,7 +44,7 @@ class NNM:
         ),
     )
     tested: ClassVar[str] = "mixtures of a loop; less variance among the honest; byzfl as an oracle"
-    elsewhere: ClassVar[str] = "some code leaves the update itself out of its neighbours"
+    elsewhere: ClassVar[str] = "byzfl hands out the mixtures, and leaves the rule to its user"
     __call__ = judge_finite
 
     def __post_init__(self) -> None:

@@ -44,7 +44,9 @@ class SignGuard:
         ),
     )
     tested: ClassVar[str] = "each filter alone on a constructed case; sign statistics by hand"
-    elsewhere: ClassVar[str] = "some code clips to the median of the accepted ones"
+    elsewhere: ClassVar[str] = (
+        "one library clusters by DBSCAN, and draws coordinates that lie side by side"
+    )
     traits: ClassVar[Traits] = Traits(selects=True, fewest_participants=4)
     __call__ = judge_finite
 
