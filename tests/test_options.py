@@ -206,17 +206,16 @@ def test_every_relation_with_the_participants_is_tested():
 
 
 @pytest.mark.parametrize("name", ASKED)
-@pytest.mark.parametrize("around", [None, "fedredefense", "bucketing"])
+@pytest.mark.parametrize("around", [None, "fedredefense"])
 def test_a_rule_is_asked_what_so_many_participants_can_answer(name, around):
     for n in range(4, 13):
         for k in range(1, 15):
             options, possible = ASKED[name](n, k)
             defense = {"name": name, **options}
-            if around == name:
-                return  # a rule cannot stand inside itself
+            if around and name == "bucketing":
+                return  # it cannot stand inside another rule
             if around:
-                one_each = {"size": 1} if around == "bucketing" else {}
-                defense = {"name": around, "aggregator": defense, **one_each}
+                defense = {"name": around, "aggregator": defense}
             settings = {"partition": {"clients": n}, "defense": defense}
             if possible:
                 assert resolve(settings)

@@ -93,22 +93,24 @@ def test_a_changed_setting_is_another_run_and_the_rest_is_kept(finished):
     assert "partition" not in announced
 
 
-def test_spellings_are_refused_that_snakemake_has_read_as_something_else(finished):
-    text = (finished / "tiny.yaml").read_text()
-    (finished / "octal.yaml").write_text(text.replace("rounds: 2", "rounds: 02"))
-    done = snakemake(finished, "--dry-run", "--configfile", "octal.yaml")
+def test_spellings_are_refused_that_snakemake_has_read_as_something_else(tmp_path):
+    project = copy_project(tmp_path)
+    text = (project / "tiny.yaml").read_text()
+    (project / "octal.yaml").write_text(text.replace("rounds: 2", "rounds: 02"))
+    done = snakemake(project, "--dry-run", "--configfile", "octal.yaml")
     assert done.returncode == 2
     assert done.stderr.count("02 is 2 in YAML: write 2 or '02'") == 1
     assert "Traceback" not in done.stderr
 
 
-def test_numbers_may_be_given_on_the_command_line_and_what_is_doubtful_is_said_once(finished):
+def test_numbers_may_be_given_on_the_command_line_and_what_is_doubtful_is_said_once(tmp_path):
+    project = copy_project(tmp_path)
     arguments = ("--configfile", "tiny.yaml", "--config")
     base = "experiments={tiny: {base: {malicious: 0, training: {lr: 1e-1}}}}"
-    done = snakemake(finished, "--dry-run", *arguments, base)
+    done = snakemake(project, "--dry-run", *arguments, base)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the attack mpaf has no attackers: malicious is 0 (2 of 4 runs)") == 1
-    done = snakemake(finished, "--dry-run", *arguments, base.replace("0,", "010,"))
+    done = snakemake(project, "--dry-run", *arguments, base.replace("0,", "010,"))
     assert done.returncode == 2
     assert "--config: 010 is 8 in YAML 1.1 and 10 in YAML 1.2" in done.stderr
 
