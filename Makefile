@@ -1,9 +1,9 @@
 # make demo: environment, workflow with the default configuration, main table in the terminal.
 # make test: environment, formatting, lint, types, workflow lint, all tests.
+# make test-fast: the tests that take no minutes: no workflow, no browser, no killed runs.
+# make test-newest: types and fast tests with the newest Python that is here, and the newest dependencies.
 # make paper-tables: tables and figures of the published studies, from their files, in seconds.
 # make paper-report: the same as HTML reports, results/published-STUDY.html.
-# make test-fast: of these, what needs no workflow, no browser and no killed runs: minutes instead of a quarter of an hour.
-# make test-newest: types and fast tests with the newest Python found here, and the newest dependencies, not those of the lock.
 # make test-slurm: the workflow through a real SLURM of one node, on this machine (Debian, as root).
 .PHONY: demo test test-fast test-newest paper-tables paper-report test-slurm environment documents lock clean
 .DELETE_ON_ERROR:
@@ -34,10 +34,9 @@ test-fast: $(READY)
 	$(BIN)/pytest -n auto -m "not slow"
 
 # What a new release breaks is to be noticed here first, so nothing is kept from one call to the next.
-test-newest: PYTHON_NEWEST ?= $(shell $(PYTHON) tools/newest_python.py)
 test-newest: export PATH := $(CURDIR)/$(NEWEST)/bin:$(PATH)
 test-newest:
-	$(or $(PYTHON_NEWEST),false) -m venv --clear $(NEWEST)
+	python=$(or $(PYTHON_NEWEST),$$($(PYTHON) tools/newest_python.py)) && $$python -m venv --clear $(NEWEST)
 	$(NEWEST)/bin/pip install --quiet --editable '.[dev]' || \
 	    { echo "the newest dependencies could not be installed: see above"; exit 1; }
 	$(NEWEST)/bin/python --version

@@ -130,6 +130,7 @@ def in_copy(copy, *command):
     )
 
 
+@pytest.mark.slow
 def test_the_example_of_the_guide_is_listed_and_runs(extended):
     copy, family, name, options = extended
     listed = in_copy(copy, "fedred", "list", family, "--json")
@@ -144,6 +145,7 @@ def test_the_example_of_the_guide_is_listed_and_runs(extended):
     assert "2018" in in_copy(copy, "fedred", "cite", "one.yaml").stdout or role == "attack"
 
 
+@pytest.mark.slow
 def test_the_contract_runs_over_the_example_of_the_guide(extended):
     copy, family, name, _ = extended
     tests = f"tests/{family}/test_{family.removesuffix('s')}_contract.py"

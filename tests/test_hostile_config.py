@@ -678,6 +678,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_command_ends_with_one_sentence_exit_code_2_and_no_file(name, tmp_path):
     arguments, text, sentence = COMMANDS[name]

@@ -358,6 +358,7 @@ def test_an_idx_file_that_lies_is_refused(name, part, tmp_path):
 # --- the command line ---
 
 
+@pytest.mark.slow
 def test_the_command_refuses_bad_files_and_writes_nothing(tmp_path, images):
     dataset = whole_file("data set", tmp_path / "d.safetensors")
     dealt = whole_file("partition", tmp_path / "p.safetensors")

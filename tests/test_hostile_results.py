@@ -429,6 +429,7 @@ def test_pickles_of_cifar10_alone_are_read_and_after_their_checksums():
 # --- the command line ---
 
 
+@pytest.mark.slow
 def test_the_command_refuses_bad_results_and_writes_nothing(folder, tmp_path):
     as_code("torch", folder / "clients.parquet", tmp_path / "executed")
     (folder / "rounds.csv").write_bytes(b"")
