@@ -60,7 +60,7 @@ def require_free(outputs: Sequence[Path], inputs: Iterable[Path] = ()) -> None:
             )
     if len({os.path.realpath(path) for path in outputs}) < len(outputs):
         told = " and ".join(map(shown, outputs))
-        raise UserError(f"{told} are the same file: give each output a name of its own")
+        raise UserError(f"{told} are one file: give each a file of its own")
 
 
 def require_writable(outputs: Iterable[Path]) -> None:

@@ -408,7 +408,7 @@ def test_a_data_set_replaces_another_in_the_data_folder_but_nothing_else(here, c
 def test_two_outputs_are_two_files(here, made):
     os.symlink("a", "b")
     for pair in (("a", "a"), ("a", "b"), ("a", "./a"), ("a", here / "a")):
-        with pytest.raises(UserError, match="are the same file: give each output a name"):
+        with pytest.raises(UserError, match="are one file: give each a file"):
             require_free(list(map(Path, pair)))
 
 
