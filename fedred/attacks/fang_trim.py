@@ -43,7 +43,7 @@ class FangTrim:
     knowledge: Knowledge = knowledge_option()
     lone: Lone = lone_option()
 
-    relations: ClassVar[tuple[Relation, ...]] = (Relation("near", "<", "far"),)
+    relations: ClassVar[tuple[Relation, ...]] = (Relation("near", "<=", "far"),)
     papers: ClassVar[tuple[Paper, ...]] = (FANG,)
     tested: ClassVar[str] = "every coordinate inside its interval; uniform by Kolmogorov's test"
     elsewhere: ClassVar[str] = "code of the attack leaves a coordinate of mean 0 where it is"

@@ -71,5 +71,5 @@ def test_it_sends_what_was_trained():
 
 
 def test_one_class_cannot_be_flipped_into_itself():
-    with pytest.raises(UserError, match="source and target 3: they must be two classes"):
+    with pytest.raises(UserError, match="source must be different from target"):
         TargetedLabelFlip(3, 3)
