@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from fedred.errors import UserError
 from fedred.partition import (
+    MOST_CONCENTRATED,
     PARTITIONS,
     BalancedDirichlet,
     ClientIndices,
@@ -146,7 +147,7 @@ def test_small_alpha_is_more_skewed(method: type[Dirichlet | BalancedDirichlet])
 def test_the_largest_alpha_favours_no_client(method: type[Dirichlet | BalancedDirichlet]) -> None:
     """Of 143 samples a class, 200 clients get one or none: by chance, not by their ids."""
     labels = equal_classes(143)
-    largest = method(clients=200, alpha=1e12)
+    largest = method(clients=200, alpha=MOST_CONCENTRATED)
     sizes = torch.stack([split(largest, labels, 10, seed).sizes for seed in range(40)]).double()
     assert int(sizes.min()) >= 1
     halves = sizes[:, :100].sum(1) - sizes[:, 100:].sum(1)
