@@ -118,7 +118,8 @@ def data(
     _require_no_source(out, root)
     dataset = _load_source(_method("dataset", settings), root, download)
     save_dataset(dataset, out)
-    _tell_remarks(dataset)
+    for remark in dataset.remarks:
+        log.warning("%s", remark)
     log.info("classes: %s", dataset.numbered_classes)
     shape = "x".join(map(str, dataset.input_shape))
     sizes = f"{len(dataset.train_labels)} training and {len(dataset.test_labels)} test images"
@@ -204,7 +205,6 @@ def run(
         require_writable(folder.files)
     _prepare_torch(threads, tf32)
     source = _dataset_of(settings, dataset, root, download)
-    _tell_remarks(source)
     clients = _partition_of(settings, partition, source)
     folder = replace(folder, inputs={"dataset": source.checksum, "partition": clients.checksum})
     execution = Execution(chunk, compile.value, jobs_per_gpu)
@@ -567,11 +567,6 @@ def _dataset_of(settings: Any, file: Path | None, root: Path | None, download: b
     from fedred.datasets import load_dataset
 
     return load_dataset(file) if file else _load_source(settings.dataset.build(), root, download)
-
-
-def _tell_remarks(dataset: Any) -> None:
-    for remark in dataset.remarks:
-        log.warning("%s", remark)
 
 
 def _deal(method: Any, dataset: Any, seed: int) -> Any:

@@ -20,7 +20,7 @@ Warnings = dict[str, str]
 KINDS = {
     "no_attackers": "no client is malicious",
     "attackers_never_sampled": "no malicious client took part",
-    "one_class": "the training or test images are of one class",
+    "one_class": "all images that clients hold, or all to test on, are of one class",
     "threshold_not_below_one": "the threshold is 1 or above: what is not reconstructed at all passes",
     "defense_never_starts": "the defense would start after the last round",
     "threshold_never_reached": "no reconstruction reached the threshold",
@@ -96,21 +96,17 @@ def doubts(experiments: Mapping[str, Sequence[Settings]]) -> Iterator[str]:
 
 def data_warnings(federation: "Federation") -> Warnings:
     """Return what the data alone tell before the first round."""
-    parts = {
-        "training": [labels for _, labels in federation.clients],
-        "test": [federation.test_labels],
+    held = {
+        "that clients hold": [labels for _, labels in federation.clients],
+        "to test on": [federation.test_labels],
     }
-    alone = [part for part, labels in parts.items() if len({*_classes(labels)}) == 1]
-    if not alone:
-        return {}
-    return {
-        "one_class": f"the {' and '.join(alone)} images are of one class: accuracy says nothing"
-    }
+    alone = [where for where, labels in held.items() if len(_classes(labels)) == 1]
+    told = f"all images {' and all '.join(alone)} are of one class: accuracy says nothing"
+    return {"one_class": told} if alone else {}
 
 
-def _classes(labels: Sequence[Any]) -> Iterator[int]:
-    for part in labels:
-        yield from np.unique(part.cpu()).tolist()
+def _classes(labels: Sequence[Any]) -> set[int]:
+    return {label for part in labels for label in np.unique(part.cpu()).tolist()}
 
 
 def round_warnings(record: "Record") -> Warnings:

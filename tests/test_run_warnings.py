@@ -115,11 +115,14 @@ def test_one_class_is_told_wherever_it_is_the_only_one():
     assert data_warnings(whole) == {}
     ones = torch.ones_like(whole.test_labels)
     assert (
-        "the test images are of one class"
+        "all images to test on are of one class"
         in data_warnings(replace(whole, test_labels=ones))["one_class"]
     )
     clients = tuple((images, labels * 0) for images, labels in whole.clients)
-    assert "the training images" in data_warnings(replace(whole, clients=clients))["one_class"]
+    assert (
+        "all images that clients hold are of one class"
+        in data_warnings(replace(whole, clients=clients))["one_class"]
+    )
 
 
 def test_run_json_holds_what_the_log_says_at_the_end(tmp_path, caplog):
