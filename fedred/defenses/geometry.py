@@ -99,9 +99,9 @@ def _first_equals(updates: Tensor, near: Tensor) -> Tensor:
 def _small_distances(
     updates: Tensor, center: Tensor | float, lengths: Tensor, some: Tensor
 ) -> Tensor:
-    """Return |u - v|^2 / 2 [k, k] of the unit rows of some updates (ids [k]): 1 - cos to the last digit.
+    """Return |u - v|^2 / 2 [k, k] of the unit rows of some updates (ids [k]), which is 1 - cos.
 
-    A difference that rounding can make of one direction is 0.
+    A small angle keeps its digits; a difference that rounding can make of one direction is 0.
     """
     squares = lengths.new_zeros(len(some), len(some))
     for rows in _seen_from(updates, center, lengths):
