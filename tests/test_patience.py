@@ -46,6 +46,16 @@ def test_no_test_has_a_time_limit_of_its_own():
     assert found <= {"one_node_slurm.py"}  # a program of its own, with one limit
 
 
+def test_whoever_starts_snakemake_is_marked_slow():
+    starts = re.compile(
+        r"^from workflow_support import .*\b(snakemake|succeed|jobs)\b", re.MULTILINE
+    )
+    texts = {path.name: path.read_text() for path in TESTS.rglob("test_*.py")}
+    found = {name for name, text in texts.items() if starts.search(text)}
+    assert "test_workflow.py" in found
+    assert [name for name in found if "\npytestmark = " not in texts[name]] == []
+
+
 def copied(folder):
     folder.mkdir()
     (folder / "tiny.yaml").touch()

@@ -12,6 +12,8 @@ from workflow_support import TINY, copy_project, snakemake
 from fedred.plan import make_plan
 from fedred.yaml_reading import read_yaml
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(finished, tmp_path_factory):
