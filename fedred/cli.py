@@ -530,9 +530,9 @@ def _draw_partition(partition: Path, picture: Path) -> None:
 
     try:
         write_figure(FIGURES["partition"](partition), picture, formats=("png",))
-    except UserError:
+    except WriteError:
         raise
-    except Exception as error:  # nearly any, from text that is taken for a formula
+    except Exception as error:  # nearly any, from what a font or a library makes of a text
         told = f"{type(error).__name__}: {' '.join(str(error).split())}"
         log.warning("%s could not be drawn (%s): the picture says so", partition, shortened(told))
         empty = Figure(figsize=(4, 1))

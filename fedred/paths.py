@@ -16,6 +16,13 @@ from fedred.errors import UserError, WriteError, printable, shortened
 LONGEST_TEMPORARY = "t" * 80
 
 
+FORMS = (
+    *("png", "pdf", "svg", "eps", "ps", "jpg", "jpeg", "gif", "tif", "tiff", "webp", "bmp"),
+    *("csv", "html", "md", "tex", "htm", "tsv", "txt", "json", "xls", "xlsx", "ods", "parquet"),
+)
+"""Endings that ask for a form of a figure or a table; all others belong to the name."""
+
+
 def expanded(text: str) -> Path:
     """Return a path with `~` and `~user` at its start as that home folder; unknown users stay as text."""
     return Path(os.path.expanduser(text))
@@ -33,10 +40,17 @@ def with_endings(path: Path, endings: Sequence[str]) -> dict[str, Path]:
         path: with one of the endings, which asks for that form alone; else the whole name of all forms,
             to which each ending is appended (`alpha0.5` gives `alpha0.5.png`).
         endings: of all forms, without a dot.
+
+    Raises:
+        UserError: for an ending that asks for another form.
     """
     given = path.suffix[1:].lower()
     if given in endings:
         return {given: path}
+    if given in FORMS:
+        raise UserError(
+            f"{shown(path)} ends in .{given}: it can be written as {' or '.join(endings)}"
+        )
     return {ending: path.with_name(f"{path.name}.{ending}") for ending in endings}
 
 

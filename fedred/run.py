@@ -221,8 +221,7 @@ def run(
     """
     made_by = versions()
     for end, attacked in attacked_classes(federation).items():
-        name = printable(str(attacked["name"]))
-        log.info("attack %s: class %d, '%s'", end, attacked["class"], name)
+        log.info("attack %s: class %d, '%s'", end, attacked["class"], attacked["name"])
     computed = how_computed(federation)
     first, observe = initial_state(federation), folder.recorder(federation.malicious)
     state, records = folder.load_checkpoint(first, computed) or (first, [])
@@ -295,10 +294,13 @@ def memory_of(federation: Federation, state: State) -> dict[str, int]:
 
 
 def attacked_classes(federation: Federation) -> dict[str, dict[str, Any]]:
-    """Return number and name of the target of an attack, and of its source if it has one of its own."""
+    """Return number and name of the target of an attack, and of its source if it has one of its own.
+
+    Names are those of folders: what is not printable in them stands as escapes.
+    """
     backdoor = federation.attack.backdoor
     ends = {"target": backdoor.target, "source": backdoor.source} if backdoor else {}
-    names = dict(enumerate(federation.class_names))
+    names = dict(enumerate(map(printable, federation.class_names)))
     return {
         end: {"class": number, "name": names.get(number)}
         for end, number in ends.items()

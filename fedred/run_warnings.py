@@ -123,8 +123,10 @@ def round_warnings(record: "Record") -> Warnings:
     if not n:
         told["all_excluded"] = "all clients are excluded"
     if found["model_stayed"]:
-        trusted = "" if told else f"{found['trusted']} of {n} updates are trusted; "
-        told["model_stayed"] = f"{trusted}the model stays"
+        nothing = f"{found['trusted']} of {n} updates are trusted" + (
+            " and change nothing" if found["trusted"] else ""
+        )
+        told["model_stayed"] = "the model stays" if told else f"{nothing}; the model stays"
     if not found["model_finite"]:
         told["model_not_finite"] = "the model is not finite"
     return told
@@ -189,7 +191,7 @@ def _diverged_reconstructions(clients: Clients) -> str:
     honest = int((diverged & ~clients["malicious"]).sum())
     what = (
         f"{int(diverged.sum())} of {int((clients['iterations'] > 0).sum())} reconstructions diverged, "
-        f"{honest} of honest clients, flagged without an error,"
+        f"{honest} of them of honest clients, who are flagged although nothing was measured,"
     )
     return _in_rounds(what, diverged.any(axis=1))
 

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 from fedred.datasets import CINIC10, ImageFolder, load_dataset
 from fedred.errors import UserError
 from fedred.image_folder import natural
+from fedred.report.runs import load_runs
 
 GREY = (20 * np.arange(12)).astype(np.uint8).reshape(3, 4)
 RGB = np.stack([GREY, 255 - GREY, GREY // 2], -1)
@@ -507,8 +508,10 @@ def test_a_run_names_the_classes_that_an_attack_is_about(tmp_path):
     assert "attack target: class 2, 'a\\nb'" in done.stderr
     assert json.loads((out / "run.json").read_text())["attacked_classes"] == {
         "source": {"class": 0, "name": "9"},
-        "target": {"class": 2, "name": "a\nb"},
+        "target": {"class": 2, "name": "a\\nb"},
     }
+    (read,) = load_runs([out])  # the summary of a run holds printable texts alone
+    assert read.settings["attack"]["name"] == "targeted_label_flip"
 
 
 def test_cinic10_is_read_alike(tmp_path):

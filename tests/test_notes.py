@@ -134,6 +134,15 @@ def test_many_notes_stand_clear_of_the_panels(name: str, tmp_path: Path) -> None
     assert heights == pytest.approx(before, rel=0.2)
 
 
+def test_more_kinds_than_letters_are_told_apart(tmp_path: Path) -> None:
+    kinds = {f"kind_{number:02}": "so" for number in range(30)}
+    text = texts_of(
+        [run(tmp_path, "fedavg"), run(tmp_path, "median", kinds)], "performance", tmp_path / "t"
+    )
+    for letter, number in (("a", 0), ("z", 25), ("aa", 26), ("ad", 29)):
+        assert f"({letter}) kind_{number:02}" in text["terminal"]
+
+
 def test_a_kind_of_a_later_version_is_shown_as_it_is(tmp_path: Path) -> None:
     folders = [run(tmp_path, "fedavg"), run(tmp_path, "median", {"new_kind": "something"})]
     assert "(a) new" in texts_of(folders, "performance", tmp_path / "table")["terminal"]

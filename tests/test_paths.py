@@ -16,6 +16,7 @@ from command import fedred
 from hypothesis import given
 from hypothesis import strategies as st
 from in_process import called
+from matplotlib.figure import Figure
 from run_folders import settings, write_run
 from small import DEFENSE, SETTINGS
 
@@ -448,6 +449,15 @@ def test_an_ending_asks_for_one_form_and_no_ending_for_all(here, made, caplog):
     assert Path("figures/a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_ending_of_another_form_is_refused(here, made, capsys):
+    for command, name, allowed in (("figure", "acc.svg", "png or pdf"), ("table", "t.XLSX", "csv")):
+        shown = "heat_map" if command == "figure" else "performance"
+        assert called(command, shown, made / "run", f"--out={name}") == 2
+        assert f"{name} ends in" in (said := capsys.readouterr().err)
+        assert f"it can be written as {allowed}" in said
+    assert not tree(here)
+
+
 names = st.text(st.sampled_from("ab.0/"), min_size=1).map(lambda text: Path("x" + text))
 
 
@@ -486,6 +496,22 @@ def test_a_picture_that_cannot_be_drawn_does_not_block_the_partition(
     assert called("partition", PARTITION, f"--dataset={made}/data", "--out=p") == 0
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "p could not be drawn (ValueError: \\x is no formula)" in warning.getMessage()
+    assert len(load_partition(Path("p")).indices) == 3
+    assert Path("p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nor_does_one_that_fails_while_it_is_painted(here, made, monkeypatch, caplog):
+    """A figure is built, and painted when it is written; the picture that says so is another one."""
+    painted = Figure.savefig
+
+    def broken(figure, *arguments, **options):
+        if figure.axes:
+            raise ValueError("no formula")
+        painted(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", broken)
+    assert called("partition", PARTITION, f"--dataset={made}/data", "--out=p") == 0
+    assert "could not be drawn" in caplog.text
     assert len(load_partition(Path("p")).indices) == 3
     assert Path("p.png").read_bytes().startswith(b"\x89PNG")
 
@@ -570,6 +596,13 @@ def test_a_run_may_be_named_by_its_summary(here, made):
     (read,) = load_runs([made / "run" / "run.json"])
     assert read.folder == made / "run"
     pd.testing.assert_frame_equal(read.rounds, load_runs([made / "run"])[0].rounds)
+
+
+def test_a_run_that_has_not_finished_is_told_by_its_folder(here):
+    Path("out").mkdir()
+    for given in ("out", "out/run.json"):
+        with pytest.raises(UserError, match=r"^out/run\.json is missing: has the run finished\?$"):
+            load_runs([given])
 
 
 def test_a_study_whose_place_takes_nothing_is_refused_before_it_is_read(here, made, capsys):

@@ -13,7 +13,7 @@ from small import DEFENSE, SETTINGS, federation, play
 from fedred.config import resolve
 from fedred.defenses import DEFENSES
 from fedred.progress import RunProgress
-from fedred.run import Limits, run
+from fedred.run import Limits, Stopped, run
 from fedred.run_folder import RunFolder
 from fedred.run_warnings import data_warnings, history_warnings, round_warnings
 
@@ -65,7 +65,7 @@ def test_the_counts_are_those_of_a_loop_over_rounds_and_clients():
     honest = [row for row in diverged if not row["malicious"]]
     assert found["reconstructions_diverged"].startswith(
         f"{len(diverged)} of {sum(row['iterations'] for row in rows)} reconstructions diverged, "
-        f"{len(honest)} of honest clients"
+        f"{len(honest)} of them of honest clients"
     )
     # MPAF sends a zero vector in round 1, which has no error whatever is learned.
     assert 0 < len(diverged) == len(honest) < 8
@@ -134,11 +134,18 @@ def test_run_json_holds_what_the_log_says_at_the_end(tmp_path, caplog):
 
 
 def test_a_round_is_told_when_it_tells_something_new(tmp_path, caplog):
-    """Three rounds alike are one line; the line of a resumed run is not said again."""
+    """Three rounds alike are one line; a run that goes on after its checkpoint does not repeat it."""
     caplog.set_level(logging.WARNING)
-    finish(tmp_path / "run", **DIVERGING, defense="median")
+    changes = {**DIVERGING, "defense": "median"}
+    settings = resolve({**SETTINGS, **changes}).model_dump()
+    place = RunFolder(tmp_path / "resumed", settings, {})
+    with pytest.raises(Stopped):
+        run(federation(**changes), place, Limits(deadline=0.0))
+    run(federation(**changes), place, Limits())
     rounds = [message for message in caplog.messages if message.startswith("round")]
     assert rounds == ["round 1: 8 of 8 updates are not finite; the model stays"]
+    resumed = json.loads((place.path / "run.json").read_text())["warnings"]
+    assert resumed == finish(tmp_path / "undisturbed", **changes)["warnings"]
 
 
 @pytest.mark.parametrize(

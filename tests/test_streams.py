@@ -72,7 +72,6 @@ def shell(line, **options):
         env=os.environ | {"CODE": FEDRED[-1]},
         capture_output=True,
         text=True,
-        timeout=200,
         **options,
     )
 

@@ -232,7 +232,8 @@ def noted(figure: Figure, runs: Sequence[LabelledRun], of_errors: bool = False) 
             concerned.setdefault(kind, []).append(pair)
     for kind, pairs in concerned.items():
         lines = add_note(figure, f"{KINDS.get(kind, kind)}: {_named(pairs)}")
-        figure.set_figheight(figure.get_figheight() + lines * 1.4 * NOTE_SIZE / 72)
+        higher = figure.get_figheight() + lines * 1.4 * NOTE_SIZE / 72
+        figure.set_figheight(min(higher, style.PAGE_HEIGHT))
     return figure
 
 

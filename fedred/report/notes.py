@@ -1,7 +1,8 @@
 """Footnotes: what makes numbers doubtful is marked, and said below."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count, product
 from string import ascii_lowercase
 
 from fedred.report.labels import LabelledRun
@@ -31,10 +32,16 @@ def footnoted(block: Block) -> Block:
     Where all numbers of a row are doubtful for the same reasons, the row's name is marked in their place.
     """
     shown = [kind for _, cells in block.rows for cell in cells for kind in cell.warnings]
-    letters = dict(zip(dict.fromkeys(shown), ascii_lowercase, strict=False))
+    letters = dict(zip(dict.fromkeys(shown), _letters(), strict=False))
     rows = [_marked_row(words, cells, letters) for words, cells in block.rows]
     notes = [f"({letter}) {KINDS.get(kind, kind)}" for kind, letter in letters.items()]
     return replace(block, rows=rows, notes=notes)
+
+
+def _letters() -> Iterator[str]:
+    """Yield a to z, then aa to zz, and so on."""
+    for length in count(1):
+        yield from map("".join, product(ascii_lowercase, repeat=length))
 
 
 def _marked_row(

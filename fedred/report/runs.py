@@ -122,7 +122,7 @@ def load_runs(folders: Iterable[Path | str]) -> list[Run]:
 
 def _run_folder(path: Path) -> Path:
     """Return the folder of a run, which may be named by its run.json."""
-    return path.parent if path.name == "run.json" and os.path.isfile(path) else path
+    return path.parent if path.name == "run.json" and not os.path.isdir(path) else path
 
 
 def _load_run(folder: Path) -> Run:
