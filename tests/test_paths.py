@@ -600,9 +600,9 @@ def test_a_run_may_be_named_by_its_summary(here, made):
 
 def test_a_run_that_has_not_finished_is_told_by_its_folder(here):
     Path("out").mkdir()
-    for given in ("out", "out/run.json"):
+    for path in ("out", "out/run.json"):
         with pytest.raises(UserError, match=r"^out/run\.json is missing: has the run finished\?$"):
-            load_runs([given])
+            load_runs([path])
 
 
 def test_a_study_whose_place_takes_nothing_is_refused_before_it_is_read(here, made, capsys):
