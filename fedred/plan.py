@@ -26,7 +26,7 @@ from fedred.reference import references
 from fedred.report.sweeps import swept_setting
 from fedred.run_warnings import doubts
 from fedred.validation import validated
-from fedred.yaml_reading import read_texts, read_yaml, within_limits
+from fedred.yaml_reading import read_floats, read_texts, read_yaml, within_limits
 
 Settings = Mapping[str, Any]
 PUBLISHED = "published"
@@ -373,7 +373,8 @@ def as_written(workflow: Any, config: Settings) -> Settings:
     """Return the configuration as its files and `--config` spell it.
 
     Snakemake has read both before this is called: files by YAML 1.1, and what stands inside a value of
-    `--config` as texts. A module of another workflow is given values, whose spelling nobody knows.
+    `--config` as texts. A module of another workflow is given values, whose spelling nobody knows: only
+    numbers such as `1e-3`, which YAML 1.1 takes for texts, are read again.
 
     Raises:
         UserError: for a file or a value that cannot be read.
@@ -381,7 +382,7 @@ def as_written(workflow: Any, config: Settings) -> Settings:
     from snakemake.utils import update_config
 
     if workflow.modifier.skip_configfile:
-        return dict(read_texts(config, "the configuration of the module"))
+        return dict(read_floats(config))
     given = workflow.config_settings
     replaced = given.replace_workflow_config
     merged: dict[str, Any] = {}

@@ -5,7 +5,7 @@ by YAML 1.1, where `010` is 8, `1:00` is 60 and `no` is false: such spellings ar
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ LARGEST = 2**63 - 1
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where it is built
 
 TEXT = "tag:yaml.org,2002:str"
+FLOAT = "tag:yaml.org,2002:float"
 CORE = {
     f"tag:yaml.org,2002:{kind}": re.compile(pattern)
     for kind, pattern in {
@@ -111,14 +112,27 @@ def read_texts(raw: Any, source: str) -> Any:
     Raises:
         UserError: naming the source, for a text that versions of YAML read differently.
     """
-    if isinstance(raw, Mapping):
-        return {key: read_texts(value, source) for key, value in raw.items()}
-    if isinstance(raw, list):
-        return [read_texts(value, source) for value in raw]
     try:
-        return _plain(raw) if isinstance(raw, str) else raw
+        return _with_texts(raw, _plain)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def read_floats(raw: Any) -> Any:
+    """Return data read by YAML 1.1, with the numbers that it takes for texts, such as `1e-3`, as numbers.
+
+    All other texts were in quotes, or mean texts: they stay as they are.
+    """
+    return _with_texts(raw, lambda text: _plain(text) if _is_float_since_1_2(text) else text)
+
+
+def _with_texts(raw: Any, read: Callable[[str], Any]) -> Any:
+    """Return data with a function of each text in its place; keys are left alone."""
+    if isinstance(raw, Mapping):
+        return {key: _with_texts(value, read) for key, value in raw.items()}
+    if isinstance(raw, list):
+        return [_with_texts(value, read) for value in raw]
+    return read(raw) if isinstance(raw, str) else raw
 
 
 def written_yaml(raw: Mapping[str, Any]) -> str:
@@ -155,6 +169,10 @@ def _plain(text: str) -> Any:
 
 def _means_a_text(text: str) -> bool:
     return _tag_by_yaml_1_1(text) == TEXT == _core_tag(text) and not _other_number(text)
+
+
+def _is_float_since_1_2(text: str) -> bool:
+    return _tag_by_yaml_1_1(text) == TEXT and _core_tag(text) == FLOAT
 
 
 def _tag_by_yaml_1_1(text: str) -> str:

@@ -203,7 +203,32 @@ def test_files_are_read_as_they_are_written_and_merged_in_their_order(tmp_path):
         as_written(workflow(files), {"a": {"y": 8}})
 
 
-def test_a_module_takes_what_it_is_given():
-    given = {"experiments": {"a": {"base": {"training": {"lr": "1e-2"}}}}}
-    taken = as_written(workflow(["not/there.yaml"], module=True), given)
-    assert taken["experiments"]["a"]["base"]["training"]["lr"] == 0.01
+def handed_over(value):
+    """What a module takes a value for that another workflow hands over."""
+    taken = as_written(
+        workflow(["not/there.yaml"], module=True), {"a": {"b": [value, {"c": value}]}}
+    )
+    assert taken["a"]["b"][1]["c"] == taken["a"]["b"][0] or value != value
+    return taken["a"]["b"][0]
+
+
+@given(st.one_of(SCALARS, st.sampled_from([*DISPUTED, "2024", "null", "true", ""])))
+@example("1e-3")
+@example("-.5")
+@example("1.5e3")
+def test_a_module_keeps_the_texts_in_quotes_and_reads_only_floats_that_yaml_1_1_takes_for_texts(
+    text,
+):
+    taken = handed_over(text)
+    try:
+        (old,) = yaml.safe_load(f"[{text}]")
+    except (ValueError, yaml.YAMLError):
+        old = None
+    meant = by_core_schema(text) if old == text else text
+    assert taken == (meant if isinstance(meant, float) else text)
+    assert type(taken) is (float if isinstance(meant, float) else str)
+
+
+@pytest.mark.parametrize("value", [2024, 0.5, True, None, math.inf])
+def test_a_module_takes_values_as_they_are(value):
+    assert handed_over(value) is value
