@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import MISSING, is_dataclass
 from functools import cache
@@ -35,7 +35,7 @@ from fedred.models import MODELS
 from fedred.options import Relation, declared_options, relations_in_round, relations_of
 from fedred.partition import PARTITIONS
 from fedred.simulation import participants_of
-from fedred.validation import Where, mistake, mistake_at, shown, validated
+from fedred.validation import Where, mistake, mistake_at, spelled, validated
 from fedred.yaml_reading import DEEPEST, parse_yaml, within_limits
 
 FAMILIES: dict[str, Mapping[str, type]] = {
@@ -140,7 +140,7 @@ class MethodOptions(Strict):
 
 
 def _contradiction(relation: Relation, values: tuple[Any, Any]) -> Exception:
-    sides = list(zip((relation.left, relation.right), map(shown, values), strict=True))
+    sides = list(zip((relation.left, relation.right), map(spelled, values), strict=True))
 
     def told(where: Where) -> str:
         return (
@@ -207,13 +207,15 @@ def family_type(kind: str, family: Mapping[str, Any], default: str | None) -> An
     def by_name(data: Any) -> Any:
         data = {"name": data} if isinstance(data, str) else data
         if not isinstance(data, Mapping):
-            raise mistake_at(f" is {shown(data)}: {_how_to_name(kind, family)}")
+            raise mistake_at(f" is {spelled(data)}: {_how_to_name(kind, family)}")
         data = {"name": default, **data}
         name = data["name"]
         if not (isinstance(name, str) and name in family):
             raise mistake_at(f": {unknown_name(kind, name, family)}")
-        for key in data.keys() - options_model(family[name], name).model_fields.keys():
-            raise unknown_key(key, _unknown_option(name, key, family))
+        options = options_model(family[name], name).model_fields
+        for key in data:
+            if key not in options:
+                raise unknown_key(key, _unknown_option(name, key, family))
         return data
 
     accepted: Any = Union[Literal[tuple(family)], union]  # noqa: UP007
@@ -233,9 +235,13 @@ def _unknown_option(name: str, key: Any, family: Mapping[str, Any]) -> str:
     }
     allowed = f": allowed are {', '.join(options[name])}" if options[name] else ", nor any other"
     others = [method for method, names in options.items() if key in names]
-    having = f"; it is one of {', '.join(others)}" if others else ""
-    near = having or suggestion(key, options[name])
+    near = f"; {_who_has_it(others)}" if others else suggestion(key, options[name])
     return f"{name} has no option '{shortened(str(key))}'{allowed}{near}"
+
+
+def _who_has_it(methods: Sequence[str]) -> str:
+    *most, last = methods
+    return f"{', '.join(most)} and {last} have it" if most else f"{last} has it"
 
 
 def _family(kind: str, help: str) -> Any:
@@ -467,7 +473,7 @@ def override(settings: Mapping[str, Any], path: str, value: Any, place: str = ""
         if isinstance(child, str):
             child = {"name": child}
         if child is not None and not isinstance(child, Mapping):
-            told = f"'{shortened(parent)}' is {shown(child)}, not a group of settings"
+            told = f"'{shortened(parent)}' is {spelled(child)}, not a group of settings"
             raise UserError(f"{place}{shortened(path)}: {told}")
         default = _default_of(model, parent)
         group[parent] = {**_name_in(default), **(child or {})}

@@ -77,7 +77,7 @@ def validated(
         raise UserError("\n".join(lines[:MOST_MISTAKES] + more)) from None
 
 
-def shown(value: object) -> str:
+def spelled(value: object) -> str:
     """Return a value as it may stand in a sentence after `is`."""
     if value is None or isinstance(value, bool):
         return {None: "empty", True: "true", False: "false"}[value]
@@ -98,11 +98,11 @@ def _sentence(detail: ErrorDetails, raw: Any, path: str, places: Mapping[str, st
     if kind == "missing":
         return f"{where()} is missing: it is required"
     if kind == "string_type" and detail["loc"][-1] == "[key]":
-        key = "null" if value is None else shown(value)
+        key = "null" if value is None else spelled(value)
         return f"{_written(location[:-1], path, places)}: the key {key} must be a text: use quotes"
     if kind in ("int_type", "float_type") and isinstance(value, str) and means_a_number(value):
-        return f"{where()} is the text {shown(value)}: write it without quotes"
-    return f"{where()} is {shown(value)}: {WORDS[kind].format(**context)}{_near(detail)}"
+        return f"{where()} is the text {spelled(value)}: write it without quotes"
+    return f"{where()} is {spelled(value)}: {WORDS[kind].format(**context)}{_near(detail)}"
 
 
 def _written(location: Iterable[str], path: str, places: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 """The schema: what is refused and in which words, grids, run ids."""
 
 import json
+import re
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -345,7 +346,7 @@ def test_the_defaults_of_all_places_have_the_defaults_of_their_options():
         (
             {"defense": "fedredefense"},
             ["defense.aggregator.tolerated=1"],
-            "defense.aggregator: fedavg has no option 'tolerated': allowed are by_samples; it is one of",
+            "defense.aggregator: fedavg has no option 'tolerated': allowed are by_samples; ",
         ),
     ],
 )
@@ -353,6 +354,35 @@ def test_what_the_default_method_has_not_is_refused_with_its_name(settings, chan
     with pytest.raises(UserError) as refused:
         resolve(settings, change)
     assert str(refused.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_option_of_another_method_is_told_with_all_that_have_it(family):
+    options = {
+        name: [option.name for option in declared_options(method)]
+        for name, method in FAMILIES[family].items()
+    }
+    for name, own in options.items():
+        for option in {key for keys in options.values() for key in keys if key not in own}:
+            with pytest.raises(UserError) as refused:
+                resolve({family: {"name": name, option: 1}})
+            *_, told = str(refused.value).split("; ")
+            having, verb = re.fullmatch(r"(.*) (has|have) it", told).groups()
+            methods = re.split(", | and ", having)
+            assert methods == [other for other, keys in options.items() if option in keys]
+            assert (verb, " and " in having) == (
+                ("has", "have")[len(methods) > 1],
+                len(methods) > 1,
+            )
+
+
+@pytest.mark.parametrize("first", range(9))
+def test_of_several_unknown_keys_the_first_in_the_file_is_told(first):
+    keys = [f"odd{(first + place) % 9}" for place in range(9)]
+    unknown = dict.fromkeys(keys, 1)
+    for settings in ({"attack": {"name": "mpaf", **unknown}}, {"attack": unknown}, unknown):
+        with pytest.raises(UserError, match=f"(no option|unknown key) 'odd{first}'"):
+            resolve(settings)
 
 
 def test_naming_the_default_keeps_its_options_and_naming_another_does_not():
