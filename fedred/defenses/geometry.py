@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 ENTRIES = 2**18  # of a block: 2 MiB as float64
-NEAR = 1e-8  # a difference of 1 and a cosine that has lost half of its digits
+NEAR = 1e-8  # a difference of two numbers, over their size, that has lost half of its digits
+AROUND = 1e-4  # 1 - cos: seen from a row so close, rows that are near are far apart
 LANES = 64  # a block begins where torch's vectors do: sums over clients keep every bit
 
 
@@ -80,9 +81,8 @@ def cosine_distances(updates: Tensor, center: Tensor | float = 0.0) -> Tensor:
     distinct = first == torch.arange(len(first), device=first.device)
     some = (distinct & (near & distinct).any(1)).nonzero().flatten()
     if len(some):
-        exact = _small_distances(updates, center, lengths, some)
         pairs = some[:, None], some
-        distances[pairs] = exact.where(near[pairs], distances[pairs])
+        distances[pairs] = _small_distances(updates, center, lengths, some, distances[pairs])
     return distances[first][:, first].fill_diagonal_(0)
 
 
@@ -97,16 +97,50 @@ def _first_equals(updates: Tensor, near: Tensor) -> Tensor:
 
 
 def _small_distances(
-    updates: Tensor, center: Tensor | float, lengths: Tensor, some: Tensor
+    updates: Tensor, center: Tensor | float, lengths: Tensor, some: Tensor, distances: Tensor
 ) -> Tensor:
-    """Return |u - v|^2 / 2 [k, k] of the unit rows of some updates (ids [k]), which is 1 - cos.
+    """Return distances [k, k] of some updates (ids [k]), small ones as |u - v|^2 / 2 of unit rows.
 
-    A small angle keeps its digits; a difference that rounding can make of one direction is 0.
+    That is 1 - cos. A small angle keeps its digits; a difference that rounding can make of one
+    direction is 0.
     """
+    squares, lost = _squares_from_neighbours(updates, center, lengths, some, distances)
+    near = distances < NEAR
+    alone = (near & lost).any(1).nonzero().flatten()
+    if len(alone):
+        pairs = alone[:, None], alone
+        exact = _squares(updates, center, lengths, some[alone])
+        squares[pairs] = exact.where(lost[pairs], squares[pairs])
+    small = torch.where(squares > rounding(updates.shape[1]) ** 2, squares / 2, 0.0)
+    return small.where(near, distances)
+
+
+def _squares_from_neighbours(
+    updates: Tensor, center: Tensor | float, lengths: Tensor, some: Tensor, distances: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return |u - v|^2 [k, k] of unit rows that lie around a common one, and where that is too wrong.
+
+    With r the first row around u and v it is |u - r|^2 + |v - r|^2 - 2 (u - r) (v - r): one product of
+    matrices, whose rounding is as small as the differences from r.
+    """
+    first = (distances < AROUND).int().argmax(1)
+    products = torch.zeros_like(distances)
+    for rows in _seen_from(updates, center, lengths):
+        differences = rows[some] - rows[some[first]]
+        products.addmm_(differences, differences.T)
+    sizes = products.diagonal()[:, None] + products.diagonal()
+    above = (sizes - 2 * products).triu(1)
+    squares = above + above.T
+    lost = (squares < NEAR * sizes) | (first[:, None] != first)
+    return squares, lost.fill_diagonal_(False)
+
+
+def _squares(updates: Tensor, center: Tensor | float, lengths: Tensor, some: Tensor) -> Tensor:
+    """Return |u - v|^2 [k, k] of the unit rows of some updates (ids [k]), from every difference."""
     squares = lengths.new_zeros(len(some), len(some))
     for rows in _seen_from(updates, center, lengths):
         squares += pairwise_distances(rows[some]).square()
-    return torch.where(squares > rounding(updates.shape[1]) ** 2, squares / 2, 0.0)
+    return squares
 
 
 def rounding(size: int) -> float:
