@@ -222,9 +222,10 @@ def _decode(path: str, mode: str | None, wanted: str = "") -> np.ndarray:
             ) from None
         if reason := _unlike(image, depth):
             raise UserError(f"{path} {reason}")
-        shown = _in_srgb(image, mode or _read_as(image, wanted))
+        decoded = image.copy()  # an opened file does not tell of damaged EXIF data, its copy does
         with told(f"{path} has EXIF data that cannot be read, remove them (exiftool -all= IN)"):
-            pixels = np.asarray(ImageOps.exif_transpose(shown))
+            upright = ImageOps.exif_transpose(decoded)
+        pixels = np.asarray(_in_srgb(upright, mode or _read_as(upright, wanted)))
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 

@@ -282,6 +282,27 @@ def test_a_colour_profile_is_applied(pixels, space, tmp_path):
     assert np.abs(read - channels_first(pixels)).max() > 20
 
 
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize(
+    ("kind", "ending", "options"),
+    [("PNG", ".png", {}), ("JPEG", ".jpg", {}), ("WEBP", ".webp", {"lossless": True})],
+)
+@pytest.mark.parametrize(
+    ("pixels", "space"), [(RGB, b"RGB "), (GREY, b"GRAY")], ids=["RGB", "grey"]
+)
+def test_an_image_with_a_profile_is_turned_like_any_other(
+    orientation, kind, ending, options, pixels, space, tmp_path
+):
+    """Turning moves pixels and a profile changes their values, so that the order does not matter."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    options = {"icc_profile": linear_profile(space), **options}
+    upright = first_of(tmp_path, saved(Image.fromarray(pixels), kind, **options), ending)
+    turned = first_of(tmp_path, saved(Image.fromarray(pixels), kind, exif=exif, **options), ending)
+    shown = TURNED[orientation](upright.transpose(1, 2, 0))
+    assert np.array_equal(turned, shown.transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize("profile", [b"no profile", linear_profile(b"GRAY")])
 def test_a_profile_of_no_use_has_no_effect(profile, tmp_path):
     written = saved(Image.fromarray(RGB), icc_profile=profile)
