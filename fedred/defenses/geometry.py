@@ -12,7 +12,7 @@ from torch import Tensor
 
 ENTRIES = 2**18  # of a block: 2 MiB as float64
 NEAR = 1e-8  # a difference of two numbers, over their size, that has lost half of its digits
-AROUND = 1e-4  # 1 - cos: seen from a row so close, rows that are near are far apart
+AROUND = 1e-4  # 1 - cos: seen from a row so close, even rows that are near lie far enough apart
 LANES = 64  # a block begins where torch's vectors do: sums over clients keep every bit
 
 

@@ -123,6 +123,14 @@ def test_angles_of_any_size_are_those_of_exact_arithmetic(seed, pairs, size, out
     assert ((found - expected).abs() <= wrong).all()
 
 
+@pytest.mark.parametrize("step", [1e-7, 3e-6, 7e-5, 1e-3])
+def test_on_an_arc_every_angle_is_told_though_its_ends_are_far_apart(step):
+    angles = step * torch.arange(400).double()
+    found = cosine_distances(torch.stack([angles.cos(), angles.sin()], 1))
+    expected = 2 * ((angles[:, None] - angles) / 2).sin().square()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
 @given(SHAPES)
 def test_distances_are_those_of_a_loop_and_infinite_to_oneself(shape):
     rows = normal(*shape)
