@@ -34,9 +34,12 @@ PNG_SIGNATURE, PNG_DEPTH_AT = b"\x89PNG\r\n\x1a\n", 24
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Return the files that `read_folder` reads, in order of name; the folder where none is there."""
-    found = (glob.glob(f"{part}/*/*", root_dir=folder) for part in PARTS)
-    return [folder / name for names in found for name in sorted(names)] or [folder]
+    """Return the files that `read_folder` reads, in order of name.
+
+    The folder itself where none is there to train on or none to test on.
+    """
+    found = [sorted(glob.glob(f"{part}/*/*", root_dir=folder)) for part in PARTS]
+    return [folder / name for names in found for name in names] if all(found) else [folder]
 
 
 def read_folder(

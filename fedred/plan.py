@@ -22,6 +22,7 @@ from fedred.config import (
 from fedred.content import content_of
 from fedred.datasets import Source, data_root
 from fedred.errors import UserError
+from fedred.files import told
 from fedred.reference import references
 from fedred.report.sweeps import swept_setting
 from fedred.run_warnings import doubts
@@ -33,6 +34,8 @@ PUBLISHED = "published"
 """Folder of published studies in that of the results."""
 MEMOS = Path(".snakemake/fedred")
 """Folder of what need not be computed again when the workflow is planned again."""
+UNREADABLE = ".unreadable"
+"""Ending of a file that is never made: what a finished data set waits for that cannot be read again."""
 
 JUDGED_OFFLINE = ("auroc", "threshold", "budget", "exclusion", "roc", "curves", "images")
 """Tables and figures that are made from recorded updates, not from the results of runs."""
@@ -124,6 +127,7 @@ class Plan:
     results: str = "results"
     published: str | None = None
     _contents: dict[str, str] = field(default_factory=dict)
+    _refusals: dict[str, str] = field(default_factory=dict)
 
     @property
     def finished(self) -> str:
@@ -156,21 +160,63 @@ class Plan:
             self._contents[dataset] = content_of(data_root(), files, memo)
         return self._contents[dataset]
 
-    def lost_files(self, dataset: str, made: str) -> list[str]:
-        """Return the user's files that are gone since a data set was made from them.
+    def before_reading_again(
+        self, dataset: str, made: str, recorded: Sequence[str] | None
+    ) -> list[str]:
+        """Return what a finished data set needs before it may be deleted, to be made again.
 
-        As inputs that no rule makes they keep Snakemake from deleting what it could not make again.
+        That is nothing where what it is read from now can be read. Where that is gone, it is a file
+        that no rule makes: the data set then counts as given, with all that was made from it. Where
+        that cannot be read, it is the output of a rule that fails with the reason.
 
         Args:
             dataset: its id.
             made: file of the data set, there or not.
+            recorded: values of the parameters that it was made with, as Snakemake's records spell
+                them; None where there is no record.
         """
-        files = self._user_files(dataset) if Path(made).exists() else ()
-        return [str(path) for path in files if not path.exists()]
+        if not Path(made).exists() or not self._has_changed(dataset, recorded):
+            return []
+        if not self.refusal(dataset):
+            return []
+        gone = not self._is_there(dataset)
+        return [f"{made} cannot be made again" if gone else f"{Path(made).with_suffix(UNREADABLE)}"]
+
+    def _has_changed(self, dataset: str, recorded: Sequence[str] | None) -> bool:
+        """Tell whether a data set was read from other files than those of now."""
+        if recorded is None:
+            return bool(self._user_files(dataset)) and not self._is_there(dataset)
+        return repr(self.content(dataset)) not in recorded
+
+    def refusal(self, dataset: str) -> str:
+        """Return why a finished data set cannot be read again, and tell it once; else nothing."""
+        if dataset not in self._refusals:
+            self._refusals[dataset] = self._reason_not_to_read(dataset)
+            if reason := self._refusals[dataset]:
+                print(
+                    f"fedred: the finished data set {dataset} is kept, with all that was made from "
+                    f"it, for it cannot be read again: {reason}",
+                    file=sys.stderr,
+                )
+        return self._refusals[dataset]
+
+    def _reason_not_to_read(self, dataset: str) -> str:
+        try:
+            with told("its files cannot be read"):
+                self._source(dataset).load(data_root(), download=False)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def _is_there(self, dataset: str) -> bool:
+        return any(path.is_file() for path in self._user_files(dataset))
 
     def _user_files(self, dataset: str) -> Sequence[Path]:
+        return self._source(dataset).files(data_root())
+
+    def _source(self, dataset: str) -> Source:
         source: Source = resolve_method("dataset", self.datasets[dataset]).build()
-        return source.files(data_root())
+        return source
 
     def partition_file(self, settings: Settings) -> str:
         """Return the file of a run's partition."""

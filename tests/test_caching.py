@@ -168,15 +168,92 @@ def test_images_that_change_are_read_anew_and_touched_ones_are_not(users):
     assert holds_own_images(users, "first")
 
 
-def test_a_lost_folder_of_images_loses_no_data_set(users):
-    images = users / "data-second/images"
-    images.rename(users / "elsewhere")
-    before = (users / "second" / OWN_DATASET).read_bytes()
+# --- files that are gone, or cannot be read ---
+
+
+def own_run(dataset):
+    base = {**SETTINGS, "dataset": dataset, "rounds": 1}
+    base["partition"] = {"name": "iid", "clients": 4}
+    return {"base": base, "grid": {"attack": ["none"], "defense": ["fedavg"]}}
+
+
+KEPT = {"experiments": {name: own_run(name) for name in ("image_folder", "fashion_mnist")}}
+KEPT_RUNS = {
+    settings["dataset"]["name"]: f"results/runs/{name}/run.json"
+    for name, settings in make_plan(KEPT).runs.items()
+}
+
+
+def write_idx(raw):
+    raw.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        sizes = np.array([20, 8, 8], ">u4").tobytes()
+        images = draw.integers(0, 256, 20 * 64, dtype=np.uint8).tobytes()
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + sizes + images)
+        labels = bytes(range(10)) * 2
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + sizes[:4] + labels)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A project with finished runs on images and on IDX files of the user."""
+    project = copy_project(tmp_path_factory.mktemp("kept") / "project")
+    (project / "kept.yaml").write_text(yaml.safe_dump(KEPT))
+    write_images(project / "data/images", 0)
+    write_idx(project / "data/FashionMNIST/raw")
+    done = play_kept(project)
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+def play_kept(project, *arguments):
+    (project / "calls.txt").write_text("")
+    run = (*KEPT_RUNS.values(), "--configfile", "kept.yaml", "--cores", 1, "--keep-going")
+    return snakemake(project, *run, *arguments, FEDRED_DATA=str(project / "data"))
+
+
+def modified_below(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def emptied(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+SPOILT = {
+    "an empty folder": (0, lambda data: emptied(data / "images")),
+    "no train": (0, lambda data: shutil.rmtree(data / "images/train")),
+    "no IDX files": (0, lambda data: emptied(data / "FashionMNIST/raw")),
+    "a broken image": (1, lambda data: (data / "images/test/dog/1.png").write_bytes(b"x")),
+}
+"""What happens to the data folder -> the exit code of Snakemake, and how it happens."""
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_cannot_be_read_again_loses_nothing_that_is_finished(name, kept):
+    code, spoil = SPOILT[name]
+    before = modified_below(kept / "results")
+    shutil.copytree(kept / "data", kept / "was")
     try:
-        assert make_own(users, "second") == []
-        assert (users / "second" / OWN_DATASET).read_bytes() == before
+        spoil(kept / "data")
+        planned, played = play_kept(kept, "--dry-run"), play_kept(kept)
+        called = (kept / "calls.txt").read_text()
     finally:
-        (users / "elsewhere").rename(images)
+        shutil.rmtree(kept / "data")
+        (kept / "was").rename(kept / "data")
+    assert played.returncode == code, played.stderr
+    for done in (planned, played):
+        told = [line for line in done.stderr.splitlines() if line.startswith("fedred: ")]
+        assert len(told) == 1
+        assert "is kept, with all that was made from it" in told[0]
+    assert called == ""
+    assert modified_below(kept / "results") == before
+    assert play_kept(kept).returncode == 0
+    assert (kept / "calls.txt").read_text() == ""
+    assert modified_below(kept / "results") == before
 
 
 def test_a_cached_result_has_no_input_that_its_key_does_not_know():

@@ -13,7 +13,7 @@ from PIL import Image
 import fedred.datasets
 from fedred.content import SETTLED, content_of
 from fedred.datasets import CIFAR10, CINIC10, DATASETS, Digits, FashionMNIST, ImageFolder
-from fedred.plan import make_plan
+from fedred.plan import UNREADABLE, make_plan
 
 DIGITS = Digits().load("nowhere", False)
 
@@ -162,12 +162,15 @@ def test_what_has_not_changed_is_not_read_twice(folder):
     assert folder.read == read
 
 
-def test_files_that_were_just_written_are_read_again(folder, monkeypatch):
+@pytest.mark.parametrize(("seconds", "times"), [(SETTLED / 2, 2), (2 * SETTLED, 1)])
+def test_files_that_were_just_written_are_read_again(seconds, times, folder, monkeypatch):
     """A second change within one tick of the clock would leave their times as they are."""
+    written = max(path.stat().st_ctime for path in ImageFolder().files(folder.root))
     monkeypatch.setattr("fedred.content.SETTLED", SETTLED)
+    monkeypatch.setattr("fedred.content.time.time", lambda: written + seconds)
     before, read = folder.content, folder.read
     assert folder.content == before
-    assert folder.read == 2 * read
+    assert folder.read == times * read
 
 
 @pytest.mark.parametrize("spoilt", ["", "{}", "[]", "null", "[" * 100_000, '{"signature": 1}'])
@@ -229,13 +232,152 @@ def test_files_without_their_archives_are_the_users_own(fashion):
 # --- the plan ---
 
 
-def test_a_lost_folder_is_told_only_while_there_is_something_to_lose(tmp_path, monkeypatch):
+FASHION = "FashionMNIST/raw"
+LOSSES = {
+    "the folder": ("image_folder", lambda root: shutil.rmtree(root / "images")),
+    "all in it": ("image_folder", lambda root: emptied(root / "images")),
+    "train": ("image_folder", lambda root: shutil.rmtree(root / "images/train")),
+    "all in test": ("image_folder", lambda root: emptied(root / "images/test")),
+    "the data folder": ("image_folder", lambda root: shutil.rmtree(root)),
+    "CINIC-10": ("cinic10", lambda root: emptied(root / "CINIC-10")),
+    "all IDX files": ("fashion_mnist", lambda root: shutil.rmtree(root / FASHION)),
+    "an IDX file": ("fashion_mnist", lambda root: next((root / FASHION).iterdir()).unlink()),
+}
+DAMAGES = {
+    "a file that is no image": (
+        "image_folder",
+        lambda root: (root / "images/train/é/Thumbs.db").write_bytes(b"x"),
+    ),
+    "a broken image": (
+        "image_folder",
+        lambda root: (root / "images/test/é/0.png").write_bytes(b"x"),
+    ),
+    "a class": ("image_folder", lambda root: shutil.rmtree(root / "images/train/é")),
+    "a torn IDX file": (
+        "fashion_mnist",
+        lambda root: (root / FASHION / "t10k-images-idx3-ubyte").write_bytes(b"x"),
+    ),
+}
+
+
+def emptied(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+class Made:
+    """A data set that was made from files in a data folder, and what Snakemake has recorded of it."""
+
+    def __init__(self, dataset, tmp_path):
+        source = {"name": dataset}
+        if dataset == "image_folder":
+            source["folder"] = "images"
+            image_files(tmp_path / "data/images")
+        else:
+            MADE[dataset][1](tmp_path / "data")
+        self.raw = {"experiments": {"one": {"base": {"dataset": source}}}}
+        self.file = tmp_path / "made.safetensors"
+        self.recorded = [repr("settings"), repr(self.plan.content(self.name))]
+
+    @property
+    def plan(self):
+        return make_plan(self.raw)
+
+    @property
+    def name(self):
+        return next(iter(self.plan.datasets))
+
+    def blocked(self, recorded):
+        return self.plan.before_reading_again(self.name, str(self.file), recorded)
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEDRED_DATA", str(tmp_path / "data"))
+
+    def make(dataset):
+        made = Made(dataset, tmp_path)
+        made.file.touch()
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_data_set_whose_files_are_gone_waits_for_what_nobody_makes(name, made, tmp_path, capsys):
+    dataset, lose = LOSSES[name]
+    finished = made(dataset)
+    lose(tmp_path / "data")
+    (name,) = finished.blocked(finished.recorded)
+    assert not name.endswith(UNREADABLE)
+    assert not os.path.exists(name)
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert finished.name in sentence
+    assert str(tmp_path / "data") in sentence
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_data_set_whose_files_cannot_be_read_waits_for_a_rule_that_fails(
+    name, made, tmp_path, capsys
+):
+    dataset, damage = DAMAGES[name]
+    finished = made(dataset)
+    damage(tmp_path / "data")
+    (name,) = finished.blocked(finished.recorded)
+    assert name == str(finished.file.with_suffix(UNREADABLE))
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *DAMAGES])
+def test_a_data_set_that_is_yet_to_be_made_waits_for_nothing(name, made, tmp_path, capsys):
+    dataset, spoil = (LOSSES | DAMAGES)[name]
+    finished = made(dataset)
+    spoil(tmp_path / "data")
+    finished.file.unlink()
+    assert finished.blocked(None) == finished.blocked(finished.recorded) == []
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("dataset", ["image_folder", "cinic10", "fashion_mnist"])
+def test_files_that_are_as_they_were_are_not_decoded_to_plan(dataset, made, monkeypatch):
+    finished = made(dataset)
+    source = type(DATASETS[dataset]())
+    monkeypatch.setattr(source, "load", lambda *arguments, **options: pytest.fail("was read"))
+    assert finished.blocked(finished.recorded) == finished.blocked(None) == []
+
+
+@pytest.mark.parametrize("dataset", ["image_folder", "fashion_mnist"])
+def test_files_that_have_changed_and_can_be_read_are_read_again(dataset, made, tmp_path, capsys):
+    finished = made(dataset)
+    assert finished.blocked([repr("settings"), repr("other content")]) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_record_a_folder_that_is_gone_is_noticed(made, tmp_path):
+    finished = made("image_folder")
+    emptied(tmp_path / "data/images")
+    assert finished.blocked(None)
+
+
+def test_whatever_goes_wrong_while_reading_nothing_is_deleted(made, monkeypatch):
+    """Snakemake takes an error of a function for inputs as a reason to use the file unseen."""
+    finished = made("image_folder")
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFolder, "load", fail)
+    assert finished.blocked([]) == [str(finished.file.with_suffix(UNREADABLE))]
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "fashion_mnist"])
+def test_a_data_set_of_no_files_of_the_user_never_waits(dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FEDRED_DATA", str(tmp_path))
-    plan = make_plan({"experiments": {"one": {"base": {"dataset": "image_folder"}}}})
-    (name,) = plan.datasets
-    made = tmp_path / "made.safetensors"
-    assert plan.lost_files(name, str(made)) == []
-    made.touch()
-    assert plan.lost_files(name, str(made)) == [str(tmp_path / "images")]
-    image_files(tmp_path / "images")
-    assert plan.lost_files(name, str(made)) == []
+    plan = make_plan({"experiments": {"one": {"base": {"dataset": dataset}}}})
+    (tmp_path / "made.safetensors").touch()
+    for recorded in (None, [repr("settings"), repr("")]):
+        assert not plan.before_reading_again(
+            *plan.datasets, str(tmp_path / "made.safetensors"), recorded
+        )
+    assert capsys.readouterr().err == ""

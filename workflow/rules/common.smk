@@ -1,5 +1,6 @@
 from fedred.plan import (
     JUDGED_OFFLINE,
+    UNREADABLE,
     as_arguments,
     as_text,
     gpus_per_run,

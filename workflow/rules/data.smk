@@ -4,9 +4,11 @@
 rule dataset:
     input:
         code=local(numeric_sources("datasets.py", "image_folder.py")),
-        lost=lambda wildcards: local(
-            PLAN.lost_files(
-                wildcards.dataset, rules.dataset.output[0].format(**wildcards)
+        blocked=lambda wildcards: local(
+            PLAN.before_reading_again(
+                wildcards.dataset,
+                made := rules.dataset.output[0].apply_wildcards(wildcards),
+                workflow.persistence.params(made),
             )
         ),
     output:
@@ -23,6 +25,20 @@ rule dataset:
         content=lambda wildcards: PLAN.content(wildcards.dataset),
     shell:
         "fedred data {params.settings:q} --out {output} > {log} 2>&1"
+
+
+# Snakemake deletes what a job is about to write. A finished data set whose files have changed and
+# cannot be read depends on this rule, which fails before anything is deleted.
+rule unreadable:
+    output:
+        f"results/datasets/{{dataset}}{UNREADABLE}",
+    log:
+        "logs/unreadable/{dataset}.log",
+    localrule: True
+    params:
+        reason=lambda wildcards: PLAN.refusal(wildcards.dataset),
+    shell:
+        "echo fedred: {params.reason:q} > {log}; exit 2"
 
 
 rule partition:
