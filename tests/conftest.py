@@ -47,6 +47,16 @@ def pytest_runtest_setup():
 pytest_runtest_call = pytest_runtest_teardown = pytest_runtest_setup
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Write what a test has printed so that any process can be sent it: names may be no UTF-8."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
 @pytest.fixture(scope="session")
 def compiler():
     """Skip where nothing can be compiled."""
