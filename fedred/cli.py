@@ -31,6 +31,7 @@ from fedred.paths import (
     with_endings,
 )
 from fedred.streams import guarded
+from fedred.yaml_reading import LARGEST
 
 app = typer.Typer(
     help="Federated learning under poisoning, with FedREDefense and what it is compared with.",
@@ -95,7 +96,7 @@ JobsPerGPU = Annotated[
         min=1, envvar="FEDRED_JOBS_PER_GPU", help="Runs that may share a GPU; others wait."
     ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads to use.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads to use.")]
 Chunk = Annotated[
     int | None, typer.Option(min=1, help="Clients computed at once; default: chosen.")
 ]
@@ -135,7 +136,7 @@ def partition(
         Path, typer.Option(parser=named_file, help="File written by `fedred data`.")
     ],
     out: Out,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Seed of the draw.")] = 0,
 ) -> None:
     """Deal the training images to the clients; a picture is written beside the file."""
     from fedred.datasets import load_dataset
@@ -495,7 +496,7 @@ def _method(family: str, text: str) -> Any:
     from fedred.config import resolve_method
     from fedred.yaml_reading import parse_yaml, within_limits
 
-    raw = within_limits(parse_yaml(text, f"the {family}"))
+    raw = within_limits(parse_yaml(text, f"the {family}"), (family,))
     return resolve_method(family, raw).build()
 
 

@@ -1,6 +1,7 @@
-"""Standard input, output and error when they are closed or take nothing. Imports no library."""
+"""Standard streams that are closed, take nothing, or lack characters or columns. Imports no library."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from typing import Any, TextIO
 
 from fedred.errors import WriteError
 
+WIDTHS = range(10, 10_000)
+"""Columns in which a table can be laid out."""
 CLOSED_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
 """As a shell tells the end of a program that writes to a pipe which nobody reads any more."""
 
@@ -62,11 +65,14 @@ def guarded() -> Iterator[None]:
     """Print with one sentence and the code of its kind where standard output takes nothing.
 
     A closed pipe ends the process with CLOSED_PIPE and no word; a log that takes nothing changes nothing.
+    What the encoding of a stream lacks is written as escapes, and an impossible width is that of no terminal.
 
     Raises:
         WriteError: when standard output cannot be written.
     """
     _open_what_is_closed()
+    _escape_what_is_lacking()
+    _forget_impossible_sizes()
     output: Any = Guarded(sys.stdout, _output_failed)
     log: Any = Guarded(sys.stderr, _log_failed)
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(log):
@@ -86,3 +92,17 @@ def _open_what_is_closed() -> None:
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _escape_what_is_lacking() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_impossible_sizes() -> None:
+    """Remove sizes of a terminal, such as COLUMNS=0, in which libraries print nothing, or never end."""
+    for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH"):
+        text = os.environ.get(name, "")
+        if not (text.isdecimal() and len(text) < 10 and int(text) in WIDTHS):
+            os.environ.pop(name, None)

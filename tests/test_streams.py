@@ -1,5 +1,6 @@
 """Standard streams that are closed or take nothing: one sentence and its code, never a traceback."""
 
+import io
 import logging
 import os
 import subprocess
@@ -122,3 +123,47 @@ def test_a_log_that_takes_nothing_changes_nothing(monkeypatch, capsys):
             print("lost", file=sys.stderr, flush=True)
             print("kept")
     assert capsys.readouterr().out == "kept\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("words", [*PRINTING.values(), ("table", "performance", "run", "other")])
+def test_what_an_encoding_lacks_is_escaped_and_the_rest_is_as_it_was(
+    words, encoding, here, monkeypatch
+):
+    write_run(Path("other"), settings("min_max", "krum", seed=1))  # the table has a ±
+    whole = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    limited = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    for stream in (whole, limited):
+        monkeypatch.setattr(sys, "stdout", stream)
+        code = 2 if not words else 0
+        assert called(*words) == code
+        stream.flush()
+    text = whole.buffer.getvalue().decode()
+    assert ("±" in text) == ("other" in words)
+    expected = without_lines(text).encode(encoding, "backslashreplace")
+    assert without_lines(limited.buffer.getvalue().decode(encoding)).encode(encoding) == expected
+
+
+def without_lines(text):
+    """Return a text without the lines of tables and boxes, which look otherwise in simple encodings."""
+    return "".join(c for c in text if not ("\u2500" <= c <= "\u257f" or c in "+-| \n"))
+
+
+@pytest.mark.parametrize("name", ["COLUMNS", "LINES", "TERMINAL_WIDTH"])
+@pytest.mark.parametrize("size", ["0", "1", "-5", "99999999", "9" * 5000, "²", "wide", ""])
+@pytest.mark.parametrize("words", [("list",), ("run", "--help"), ("cite", "missing"), ("list", "-x")])
+def test_a_size_in_which_nothing_can_be_printed_is_that_of_no_terminal(
+    words, size, name, monkeypatch, capsys
+):
+    monkeypatch.delenv(name, raising=False)
+    usual = called(*words), capsys.readouterr()
+    monkeypatch.setenv(name, size)
+    assert (called(*words), capsys.readouterr()) == usual
+    assert name not in os.environ  # some libraries read it as they load
+    assert usual[1].out + usual[1].err
+
+
+def test_a_size_that_is_possible_is_kept(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "50")
+    assert called("list") == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 50
