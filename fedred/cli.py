@@ -502,13 +502,13 @@ def _method(family: str, text: str) -> Any:
 
 def _read_settings(config: Path) -> dict[str, Any]:
     from fedred.files import told
-    from fedred.yaml_reading import MOST_BYTES, parse_settings, read_yaml
+    from fedred.yaml_reading import MOST_BYTES, decoded, parse_settings, read_yaml
 
     if config != STDIN:
         return read_yaml(config)
     with told("standard input cannot be read"):
-        text = sys.stdin.buffer.read(MOST_BYTES + 1).decode("utf-8")
-    return parse_settings(text, "standard input")
+        content = sys.stdin.buffer.read(MOST_BYTES + 1)
+    return parse_settings(decoded(content, "standard input"), "standard input")
 
 
 def _files_of(sources: Iterable[Path]) -> Iterator[Path]:

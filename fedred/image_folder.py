@@ -141,7 +141,9 @@ def _class_files(part: Path, top: Path) -> dict[str, list[str]]:
     classes = {}
     for entry in sorted(_entries(part, top), key=lambda entry: natural(entry.name)):
         if not entry.is_dir():
-            raise UserError(f"{entry.path} is not a folder: {part} holds one folder a class")
+            raise UserError(
+                f"{entry.path} is not a folder: remove it, {part} holds one folder a class"
+            )
         classes[entry.name] = [_image_file(e, top) for e in _entries(Path(entry.path), top)]
         if not classes[entry.name]:
             raise UserError(f"the class folder {entry.path} holds no image: fill it or remove it")
@@ -154,7 +156,7 @@ def _image_file(entry: os.DirEntry[str], top: Path) -> str:
     if entry.is_dir():
         raise UserError(
             f"{entry.path} is a folder in a class folder, one level too deep: images lie in "
-            f"{top}/{{train,test}}/<class>/"
+            f"{top}/{{train,test}}/<class>/; remove it if it holds none of yours"
         )
     is_image = entry.name.lower().endswith(IMAGE_SUFFIXES)
     if is_image and (entry.is_file() or entry.is_symlink()):

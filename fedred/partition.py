@@ -29,6 +29,7 @@ NORMALISATIONS = 1000
 BALANCE_TOLERANCE = 1e-9
 # Shares are drawn apart up to here; beyond, rounding makes them equal, and one client always comes first.
 MOST_CONCENTRATED = 1e12
+LEAST_CONCENTRATED = 1e-300  # below, its rounding prefers the last client
 NEARLY_EVEN = 100
 """Concentration from which on a larger one changes shares by a tenth at most."""
 
@@ -85,7 +86,7 @@ def _clients() -> Any:
 
 def _alpha(default: float) -> Any:
     help = "concentration; the smaller, the more skewed"
-    return option(default, help, gt=0, le=MOST_CONCENTRATED)
+    return option(default, help, ge=LEAST_CONCENTRATED, le=MOST_CONCENTRATED)
 
 
 def _samples_per_client() -> Any:

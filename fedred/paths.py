@@ -29,8 +29,9 @@ def expanded(text: str) -> Path:
 
 
 def shown(path: Path) -> str:
-    """Return a path as it may stand in a sentence."""
-    return printable(str(path))
+    """Return a path as it may stand in a sentence, in quotes where it begins or ends with a space."""
+    text = printable(str(path))
+    return text if text == text.strip() else f"'{text}'"
 
 
 def with_endings(path: Path, endings: Sequence[str]) -> dict[str, Path]:

@@ -70,7 +70,9 @@ ECHO_SECONDS = 2.0
 
 @dataclass
 class StopRequest(AbstractContextManager["StopRequest"]):
-    """Notes SIGTERM and SIGINT while it is entered; the round in progress is finished first.
+    """Notes SIGTERM, SIGINT and SIGHUP while it is entered; the round in progress is finished first.
+
+    A terminal that is closed sends SIGHUP, except to what ignores it, as nohup arranges.
 
     A signal that comes later than ECHO_SECONDS after the first has its usual effect.
     """
@@ -80,7 +82,8 @@ class StopRequest(AbstractContextManager["StopRequest"]):
     _before: dict[int, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        for number in (signal.SIGTERM, signal.SIGINT, *[signal.SIGHUP] * hangup):
             self._before[number] = signal.signal(number, self._note)
         return self
 

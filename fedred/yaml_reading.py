@@ -51,8 +51,7 @@ def parse_yaml(text: str, source: str) -> Any:
             key twice, a tag, an alias to itself, more values than any settings have; or a value
             that versions of YAML read differently.
     """
-    if len(text) > MOST_BYTES:
-        raise UserError(f"{source} is too large for settings: at most {MOST_BYTES} bytes")
+    _require_small(len(text), source)
     loader = LOADER(text)
     try:
         _refuse_traps(text)
@@ -70,10 +69,37 @@ def parse_yaml(text: str, source: str) -> Any:
 
 def _reason(error: Exception) -> str:
     """Return what a parser says in one line, with the line of the text where it knows it."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"the character #x{int(error.character):04x} is not allowed"
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(printable(str(error).replace("\n", " ")).split())
     told = ", ".join(part for part in (error.context, error.problem) if part)
     return f"line {error.problem_mark.line + 1}: {printable(told)}"
+
+
+def decoded(content: bytes, source: str) -> str:
+    """Return the text of a file, which must be UTF-8, with or without a mark of byte order.
+
+    Raises:
+        UserError: naming the source, the line, and what to do.
+    """
+    _require_small(len(content), source)
+    try:
+        text, wrong = (
+            content.decode("utf-8-sig"),
+            content.find(b"\0"),
+        )  # as of UTF-16 without a mark
+    except UnicodeDecodeError as error:
+        text, wrong = "", error.start
+    if wrong < 0:
+        return text
+    line = content.count(b"\n", 0, wrong) + 1
+    raise UserError(f"{source} is no text in UTF-8 (line {line}): save it in UTF-8")
+
+
+def _require_small(size: int, source: str) -> None:
+    if size > MOST_BYTES:
+        raise UserError(f"{source} is too large for settings: at most {MOST_BYTES} bytes")
 
 
 def parse_settings(text: str, source: str) -> dict[str, Any]:
@@ -96,14 +122,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         with open(path, "rb", opener=without_waiting) as file:
-            text = file.read(MOST_BYTES + 1).decode("utf-8")
+            content = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise UserError(f"there is no file {shown(path)}") from None
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{shown(path)} cannot be read: {error}") from None
-    return parse_settings(text, shown(path))
+    return parse_settings(decoded(content, shown(path)), shown(path))
 
 
 def read_texts(raw: Any, source: str) -> Any:

@@ -539,3 +539,36 @@ def test_cinic10_is_read_alike(tmp_path):
     folder_of(tmp_path / "CINIC-10", TRANSPARENT["palette"])
     with pytest.raises(UserError, match="is transparent in places"):
         CINIC10().load(tmp_path, False)
+
+
+SYSTEM = [
+    *("train/cat/Thumbs.db", "test/dog/desktop.ini", "train/desktop.ini", "train/cat/Icon\r"),
+    *("train/cat/@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "train/@eaDir/0.png/x.jpg"),
+    *("train/__MACOSX/cat/0.png", "train/cat/0.png:Zone.Identifier", "train/cat/0.png~"),
+]
+"""What systems and browsers of files leave in folders."""
+HIDDEN = [
+    *("train/cat/._0.png", "train/.ipynb_checkpoints/0.png", "train/cat/.ipynb_checkpoints/0.png"),
+    *(
+        "test/.DS_Store",
+        "__MACOSX/train/cat/._0.png",
+        "lost+found/x",
+        "$RECYCLE.BIN/x",
+        "README.md",
+    ),
+]
+"""What they leave where no image is looked for."""
+
+
+@pytest.mark.parametrize("stray", SYSTEM + HIDDEN)
+def test_what_systems_leave_is_passed_over_or_told_to_be_removed(stray, tmp_path):
+    images = folder_of(tmp_path / "images", saved(Image.fromarray(GREY)))
+    clean = ImageFolder().load(tmp_path, False)
+    (images / stray).parent.mkdir(parents=True, exist_ok=True)
+    (images / stray).write_bytes(b"no image")
+    if stray in HIDDEN:
+        assert ImageFolder().load(tmp_path, False).checksum == clean.checksum
+        return
+    with pytest.raises(UserError, match="remove it") as told:
+        ImageFolder().load(tmp_path, False)
+    assert str(told.value).isprintable()

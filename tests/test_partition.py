@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from fedred.errors import UserError
 from fedred.partition import (
+    LEAST_CONCENTRATED,
     MOST_CONCENTRATED,
     PARTITIONS,
     BalancedDirichlet,
@@ -153,6 +154,20 @@ def test_the_largest_alpha_favours_no_client(method: type[Dirichlet | BalancedDi
     halves = sizes[:, :100].sum(1) - sizes[:, 100:].sum(1)
     # 143 of 200 without replacement: the difference of the halves has a variance of 143 * 57 / 199
     assert float(halves.mean().abs()) < 5 * (10 * 143 * 57 / 199 / 40) ** 0.5
+
+
+@pytest.mark.parametrize("method", [Dirichlet, BalancedDirichlet, QuantitySkew])
+def test_the_smallest_alpha_favours_no_client(
+    method: type[Dirichlet | BalancedDirichlet | QuantitySkew],
+) -> None:
+    """All of a class go to one client, to each of six with the same chance."""
+    smallest = method(clients=6, alpha=LEAST_CONCENTRATED)
+    draws, random = 3000, generator(0, "partition")
+    first = random.dirichlet(np.full(smallest.clients, smallest.alpha), draws).argmax(1)
+    found = np.bincount(first, minlength=6)
+    assert ((found - draws / 6) ** 2).sum() / (draws / 6) < 30  # chi-squared, 5 degrees of freedom
+    with pytest.raises(UserError, match="must be at least 1e-300"):
+        method(clients=6, alpha=5e-324)
 
 
 def test_quantity_skew_keeps_labels_and_skews_sizes() -> None:

@@ -610,3 +610,11 @@ def test_a_study_whose_place_takes_nothing_is_refused_before_it_is_read(here, ma
     Path("results").touch()
     with pytest.raises(UserError, match="results is a file: name a folder in its place"):
         publish(Path("config/config.yaml"), "study", Path("results"))
+
+
+@pytest.mark.parametrize("name", [" ", "a ", " a", "\u00a0"])
+def test_a_name_that_ends_in_a_space_is_seen_in_a_sentence(name, here, capsys):
+    assert called("plan", name) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fedred: there is no file '")
+    assert line.endswith("'")

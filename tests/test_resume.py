@@ -73,7 +73,7 @@ def test_killed_twice_and_resumed_equals_undisturbed(config, undisturbed, tmp_pa
     same_results(out, undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_stop_after_the_round_with_a_checkpoint(
     config, undisturbed, tmp_path, pause, number
 ):
@@ -124,6 +124,18 @@ def test_a_later_signal_stops_in_the_middle_of_a_round(usual_interrupt, monkeypa
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is usual_interrupt
+
+
+def test_a_terminal_may_be_closed_where_a_user_arranged_for_it():
+    """As by nohup, which ignores the signal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.signal is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_max_seconds_stops_after_a_round_and_goes_on(config, undisturbed, tmp_path):

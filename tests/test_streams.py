@@ -151,7 +151,9 @@ def without_lines(text):
 
 @pytest.mark.parametrize("name", ["COLUMNS", "LINES", "TERMINAL_WIDTH"])
 @pytest.mark.parametrize("size", ["0", "1", "-5", "99999999", "9" * 5000, "²", "wide", ""])
-@pytest.mark.parametrize("words", [("list",), ("run", "--help"), ("cite", "missing"), ("list", "-x")])
+@pytest.mark.parametrize(
+    "words", [("list",), ("run", "--help"), ("cite", "missing"), ("list", "-x")]
+)
 def test_a_size_in_which_nothing_can_be_printed_is_that_of_no_terminal(
     words, size, name, monkeypatch, capsys
 ):

@@ -232,3 +232,42 @@ def test_a_module_keeps_the_texts_in_quotes_and_reads_only_floats_that_yaml_1_1_
 @pytest.mark.parametrize("value", [2024, 0.5, True, None, math.inf])
 def test_a_module_takes_values_as_they_are(value):
     assert handed_over(value) is value
+
+
+SETTINGS_TEXT = "# a comment: ü\nrounds: 3\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_file_is_utf8_with_or_without_a_mark_of_byte_order(encoding, tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_bytes(SETTINGS_TEXT.encode(encoding))
+    assert read_yaml(path) == {"rounds": 3}
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "latin-1", "cp1252"]
+)
+def test_a_file_in_another_encoding_is_told_by_what_to_do(encoding, tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_bytes(SETTINGS_TEXT.encode(encoding))
+    with pytest.raises(UserError) as told:
+        read_yaml(path)
+    assert str(told.value) == f"{path} is no text in UTF-8 (line 1): save it in UTF-8"
+    path.write_bytes(b"rounds: 3\nx: " + "ü".encode(encoding))
+    with pytest.raises(UserError, match=r"\(line 2\): save it in UTF-8"):
+        read_yaml(path)
+
+
+def test_a_large_file_is_told_by_its_size_wherever_its_characters_are_cut(tmp_path):
+    path = tmp_path / "x.yaml"
+    for before in ("", "a", "ab"):
+        path.write_text("# " + before + "€" * 400_000, encoding="utf-8")
+        with pytest.raises(UserError, match="is too large for settings"):
+            read_yaml(path)
+
+
+@pytest.mark.parametrize("text", ["rounds: 2\x1a", "a: \x1b[31m"])
+def test_a_character_that_yaml_forbids_is_named(text, tmp_path):
+    code = f"{ord(next(c for c in text if not c.isprintable())):04x}"
+    with pytest.raises(UserError, match=rf"^x is not valid YAML: the character #x{code} is not"):
+        parse_yaml(text, "x")
