@@ -52,6 +52,7 @@ def parse_yaml(text: str, source: str) -> Any:
             that versions of YAML read differently.
     """
     _require_small(len(text), source)
+    _require_text(text, source)
     loader = LOADER(text)
     try:
         _refuse_traps(text)
@@ -100,6 +101,14 @@ def decoded(content: bytes, source: str) -> str:
 def _require_small(size: int, source: str) -> None:
     if size > MOST_BYTES:
         raise UserError(f"{source} is too large for settings: at most {MOST_BYTES} bytes")
+
+
+def _require_text(text: str, source: str) -> None:
+    """Refuse what Python makes of arguments of the command line that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{source} is no text in UTF-8") from None
 
 
 def parse_settings(text: str, source: str) -> dict[str, Any]:

@@ -271,3 +271,11 @@ def test_a_character_that_yaml_forbids_is_named(text, tmp_path):
     code = f"{ord(next(c for c in text if not c.isprintable())):04x}"
     with pytest.raises(UserError, match=rf"^x is not valid YAML: the character #x{code} is not"):
         parse_yaml(text, "x")
+
+
+@pytest.mark.parametrize("text", ["\udcff", "a: \udcff", "'\ud800'", "{name: x, >\udcff[` }"])
+def test_arguments_that_are_no_text_are_refused_in_one_sentence(text):
+    with pytest.raises(UserError, match=r"^x is no text in UTF-8$"):
+        parse_yaml(text, "x")
+    with pytest.raises(UserError, match=r"^the value of 'rounds' is no text in UTF-8$"):
+        resolve({}, [f"rounds={text}"])
