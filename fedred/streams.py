@@ -65,7 +65,7 @@ def guarded() -> Iterator[None]:
     """Print with one sentence and the code of its kind where standard output takes nothing.
 
     A closed pipe ends the process with CLOSED_PIPE and no word; a log that takes nothing changes nothing.
-    What an encoding lacks is written as escapes, and an impossible width is taken for that of no terminal.
+    What an encoding lacks is written as escapes, an impossible width is taken for that of no terminal.
 
     Raises:
         WriteError: when standard output cannot be written.
