@@ -86,10 +86,8 @@ def decoded(content: bytes, source: str) -> str:
     """
     _require_small(len(content), source)
     try:
-        text, wrong = (
-            content.decode("utf-8-sig"),
-            content.find(b"\0"),
-        )  # as of UTF-16 without a mark
+        text = content.decode("utf-8-sig")
+        wrong = content.find(b"\0")  # as in UTF-16 without a mark
     except UnicodeDecodeError as error:
         text, wrong = "", error.start
     if wrong < 0:
