@@ -179,7 +179,8 @@ def test_a_run_with_odd_names_everywhere_is_finished_and_read_again(here):
 def test_a_name_that_cannot_be_printed_stands_in_one_line_of_the_log(here):
     done = fedred("data", "digits", "--out", os.fsdecode(b"line\nbreak\xff"))
     assert done.returncode == 0
-    _, line = done.stderr.splitlines()  # after that of the classes
+    classes, line = done.stderr.splitlines()
+    assert classes.startswith("classes: ")
     assert line.startswith("line\\nbreak\\udcff: ")
 
 

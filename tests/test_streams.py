@@ -86,7 +86,7 @@ def shell(line, **options):
         ("set -o pipefail; F list | true", 141, ""),
         ("F list --bogus 2> /dev/full", 2, ""),
         ("F run - --out x <&-", 2, "standard input holds no settings"),
-        ("printf '\\xff' | F run - --out x", 2, "standard input cannot be read"),
+        ("printf '\\xff' | F run - --out x", 2, "standard input is no text in UTF-8"),
     ],
 )
 def test_a_process_ends_as_is_told(line, code, said, tmp_path):
