@@ -205,6 +205,7 @@ def run(
     if not folder.is_summed_up():
         require_writable(folder.files)
     _prepare_torch(threads, tf32)
+    _require_cuda(device)
     source = _dataset_of(settings, dataset, root, download)
     clients = _partition_of(settings, partition, source)
     folder = replace(folder, inputs={"dataset": source.checksum, "partition": clients.checksum})
@@ -608,13 +609,26 @@ def _lease(device: Device, jobs_per_gpu: int) -> AbstractContextManager[object]:
     return leased(jobs_per_gpu=jobs_per_gpu) if wanted else nullcontext()
 
 
+def _require_cuda(device: Device) -> None:
+    """Refuse, before anything is written, a GPU that this PyTorch cannot use; CUDA is not started."""
+    import torch
+
+    if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
+        _refuse_cuda(device)
+
+
+def _refuse_cuda(device: Device) -> None:
+    if device is Device.CUDA:
+        raise UserError("--device cuda: PyTorch finds no GPU here; allowed are auto and cpu")
+
+
 def _place(device: Device) -> Any:
     """Choose where to compute; the first question about a GPU starts CUDA."""
     import torch
 
     gpu = device is not Device.CPU and torch.cuda.is_available()
-    if device is Device.CUDA and not gpu:
-        raise UserError("--device cuda: PyTorch finds no GPU here; allowed are auto and cpu")
+    if not gpu:
+        _refuse_cuda(device)
     return torch.device("cuda" if gpu else "cpu")
 
 

@@ -619,3 +619,12 @@ def test_a_name_that_ends_in_a_space_is_seen_in_a_sentence(name, here, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fedred: there is no file '")
     assert line.endswith("'")
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_refused_before_a_folder_is_made(
+    here, made, monkeypatch, capsys
+):
+    monkeypatch.setattr("torch.backends.cuda.is_built", lambda: False)
+    assert called("run", made / "one.yaml", "--out=x", "--device=cuda") == 2
+    assert "--device cuda: PyTorch finds no GPU here" in capsys.readouterr().err
+    assert not tree(here)

@@ -241,7 +241,7 @@ FITTING = {
     "iterations": ["1", "2"],
     "family": ["attacks", "models"],
     "machine": ["a machine"],
-    "device": ["auto", "cpu", "cuda"],
+    "device": ["auto", "cpu"],  # whether there is a GPU is asked inside the folder of the run
     "compile": ["auto", "off", "on"],
 }
 FITTING_NAMES = {"table": [*TABLES, *OFFLINE_TABLES], "figure": [*FIGURES, *OFFLINE_FIGURES]}
@@ -394,7 +394,7 @@ def judge(words, code, told, before, after):
 def names_something(words, told):
     """Tell whether a refusal names an option, a key or a file: what a user wrote, or follows from it."""
     parts = (part for word in words for part in re.split(r"[=/.:{},\s]+", word) if part)
-    named = re.search(r"--\w|'.*'|results/|published|no file \S|it is empty", told)
+    named = re.search(r"--\w|'.*'|results/|published|no file \S|it is empty|is a folder", told)
     return bool(named) or any(printable(part)[:20] in told for part in parts)
 
 
