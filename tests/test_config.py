@@ -491,7 +491,7 @@ def test_what_cannot_be_judged_is_refused(experiment, sentence):
         (b"a: [1", "not valid YAML"),
         (b"- 1", "must be a mapping"),
         (b"", "must be a mapping"),
-        (b"\xff\xfe\xfa", "cannot be read"),
+        (b"\xff\xfe\xfa", "is no text in UTF-8"),
     ],
 )
 def test_files_that_hold_no_settings_are_refused(tmp_path, content, sentence):

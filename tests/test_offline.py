@@ -439,7 +439,7 @@ def test_the_commands_judge_a_recording_draw_it_and_tabulate_it(tmp_path):
     done = fedred("reconstruct", recording, *limits, "--out", out, "--images", kept)
     assert done.returncode == 0, done.stderr
     done = fedred("reconstruct", recording, *limits, "--out", out, "--images", out)
-    assert (done.returncode, "give each output a name of its own" in done.stderr) == (2, True)
+    assert (done.returncode, "give each a file of its own" in done.stderr) == (2, True)
     figures = {"roc": out, "curves": out, "images": kept}
     for name, source in figures.items():
         done = fedred("figure", name, source, "--out", folder / name)
