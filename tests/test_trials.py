@@ -51,7 +51,7 @@ STUDY = {"e": {"base": ONE, "grid": {"attack": ["none", "mpaf"]}, "tables": ["pe
 
 def build(root):
     """Make the folders and files that drawn commands name."""
-    work = root / "deep" / "home" / "work"
+    work = root / "deep" / "home" / "here"
     for folder in ("folder", "images/train/a", "images/test/a", "results"):
         (work / folder).mkdir(parents=True)
     for part in ("train", "test"):
@@ -152,7 +152,7 @@ NAMES = [
     *("empty", "bytes", "pipe", os.fsdecode(b"\xff.yaml"), "hollow", "run", "run2", "data"),
     *("part.safetensors", "part.png", "done", "recorded", "judged", "learned", "a.png"),
     *("recording", "folder", "images", "results", *LINKS, "run/run.json", "run/rounds.csv"),
-    *("one.yaml/x", "run/", "./data", "../work/data", "up/work/data", "folder/../run", "missing"),
+    *("one.yaml/x", "run/", "./data", "../here/data", "up/here/data", "folder/../run", "missing"),
     *("missing/x", "-", ".", "..", "", " ", "~", "~/x", "~nobody", "new", "new/x.csv", "x.tex"),
     *("new.safetensors", "data.safetensors", "n" * 255, "n" * 300, "run*", "s3://x", "lr:0.1"),
 ]
