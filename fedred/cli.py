@@ -8,8 +8,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -193,8 +193,7 @@ def run(
     """Simulate one setting; started again after an interruption, it goes on where it was."""
     from fedred.config import resolve
     from fedred.execution import Execution
-    from fedred.folder_lock import owned
-    from fedred.run import Limits, Stopped, assemble, executed
+    from fedred.run import Limits, assemble, executed
     from fedred.run import run as play
     from fedred.run_folder import RunFolder
 
@@ -212,30 +211,15 @@ def run(
     execution = Execution(chunk, compile.value, jobs_per_gpu)
     limits = Limits(checkpoint_every, deadline)
     federation = assemble(settings, source, clients)
-    if folder.is_complete():  # its folder may be read-only, and needs no lock
-        with suppress(BusyError, WriteError), owned(out, time.monotonic()):
-            folder.tidy()
-        log.info("%s is complete: nothing to do", out)
-        return
-    try:
-        with owned(out, deadline):
-            folder.tidy()
-            if folder.is_complete():
-                log.info("%s is complete: nothing to do", out)
-                return
-            with _lease(device, jobs_per_gpu), _progress(settings.rounds) as progress:
-                placed = executed(federation, _place(device), execution)
-                play(placed, folder, limits, progress)
-    except Stopped as stopped:
-        reason = f"signal {stopped.signal}" if stopped.signal else "--max-seconds"
-        log.warning(
-            "stopped by %s after round %d of %d; run the same command again to go on",
-            reason,
-            stopped.round,
-            settings.rounds,
-        )
-        raise typer.Exit(128 + stopped.signal if stopped.signal else BusyError.exit_code) from None
-    log.info("%s: finished", out)
+
+    def play_rounds() -> None:
+        with _lease(device, jobs_per_gpu), _progress(settings.rounds) as progress:
+            placed = executed(federation, _place(device), execution)
+            play(placed, folder, limits, progress)
+
+    with _telling_stops(settings.rounds):
+        played = _played_once(folder, deadline, play_rounds)
+    log.info("%s: finished" if played else "%s is complete: nothing to do", out)
 
 
 @app.command()
@@ -510,6 +494,40 @@ def _read_settings(config: Path) -> dict[str, Any]:
     with told("standard input cannot be read"):
         content = sys.stdin.buffer.read(MOST_BYTES + 1)
     return parse_settings(decoded(content, "standard input"), "standard input")
+
+
+def _played_once(folder: Any, deadline: float, play: Callable[[], None]) -> bool:
+    """Play a run, alone in its folder, unless it is complete; tell whether it was played."""
+    from fedred.folder_lock import owned
+
+    if folder.is_complete():  # its folder may be read-only, and needs no lock
+        with suppress(BusyError, WriteError), owned(folder.path, time.monotonic()):
+            folder.tidy()
+        return False
+    with owned(folder.path, deadline):
+        folder.tidy()
+        if folder.is_complete():  # by the process that was waited for
+            return False
+        play()
+    return True
+
+
+@contextmanager
+def _telling_stops(rounds: int) -> Iterator[None]:
+    """End the process with one line and the code of its reason when a run is stopped."""
+    from fedred.run import Stopped
+
+    try:
+        yield
+    except Stopped as stopped:
+        reason = f"signal {stopped.signal}" if stopped.signal else "--max-seconds"
+        log.warning(
+            "stopped by %s after round %d of %d; run the same command again to go on",
+            reason,
+            stopped.round,
+            rounds,
+        )
+        raise typer.Exit(128 + stopped.signal if stopped.signal else BusyError.exit_code) from None
 
 
 def _files_of(sources: Iterable[Path]) -> Iterator[Path]:
