@@ -28,7 +28,7 @@ KINDS = {
     "reconstructions_diverged": "reconstructions diverged",
     "updates_not_finite": "updates were not finite",
     "all_excluded": "all clients were excluded before the last round",
-    "model_stayed": "the model stayed as it was in some rounds",
+    "model_stayed": "the model stayed as it was in at least one round",
     "model_not_finite": "the model was not finite, which counts as accuracy 0",
 }
 """What a footnote says of a kind."""

@@ -290,6 +290,8 @@ def test_a_column_of_an_unknown_type_is_read_as_the_numbers_that_it_holds(folder
     index = table.column_names.index("client")
     pq.write_table(table.set_column(index, "client", column), path)
     report(folder)
+    (read,) = load_runs([folder])
+    assert read.clients["client"].tolist() == table["client"].to_pylist()
 
 
 def test_what_pandas_notes_in_a_parquet_file_is_not_obeyed(folder):

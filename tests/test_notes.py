@@ -10,7 +10,9 @@ from rich.console import Console
 from run_folders import settings, write_grid, write_run
 
 from fedred.errors import UserError
+from fedred.report.costs import COST
 from fedred.report.figures import FIGURES, made_figure
+from fedred.report.frames import records
 from fedred.report.lettering import house_style
 from fedred.report.runs import load_runs
 from fedred.report.tables import TABLES, print_table, write_table
@@ -99,6 +101,14 @@ def test_giving_up_concerns_errors_and_iterations_alone(tmp_path: Path) -> None:
     cost = texts_of(folders, "cost", tmp_path / "cost")[".csv"]
     marked = [line for line in cost.splitlines() if line.endswith("budget_never_reached")]
     assert [line.split(",")[2] for line in marked] == ["iterations"]
+
+
+def test_a_model_that_stays_costs_what_others_cost(tmp_path: Path) -> None:
+    stayed, excluded = {"model_stayed": "in 20 of 20 rounds"}, {"all_excluded": "in 3 of 20 rounds"}
+    for warnings, marked in ((stayed, {"iterations"}), (excluded, set(COST))):
+        folder = run(tmp_path / next(iter(warnings)), "fedredefense", warnings)
+        rows = records(TABLES["cost"](load_runs([folder])))
+        assert {row["metric"] for row in rows if row["warnings"]} == marked
 
 
 def test_a_difference_is_as_doubtful_as_its_baseline(tmp_path: Path) -> None:

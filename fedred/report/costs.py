@@ -20,7 +20,7 @@ from fedred.report.frames import (
 )
 from fedred.report.labels import LabelledRun, label_runs
 from fedred.report.layout import Block, Cell
-from fedred.report.notes import warned
+from fedred.report.notes import COSTS, ERRORS, warned
 from fedred.report.runs import Run
 from fedred.report.style import display
 
@@ -72,7 +72,7 @@ def _error_row(group: list[LabelledRun], kind: str) -> Row:
         "n": len(finite),
         "not_finite": len(found) - len(finite),
         "seeds": len(group),
-        "warnings": warned(group, of_errors=True),
+        "warnings": warned(group, ERRORS),
     }
 
 
@@ -109,7 +109,7 @@ def _cost_rows(group: list[LabelledRun]) -> list[Row]:
             "mean": float(values.mean()),
             "std": float(values.std(ddof=1)),
             "n": int(values.count()),
-            "warnings": warned(group, of_errors=metric == "iterations"),
+            "warnings": warned(group, ERRORS if metric == "iterations" else COSTS),
         }
         for metric, values in costs.items()
     ]

@@ -217,18 +217,18 @@ def label_outer(axes: Sequence[Axes], x: str, y: str) -> None:
         axis.set_ylabel(y if index % columns == 0 else "")
 
 
-def noted(figure: Figure, runs: Sequence[LabelledRun], of_errors: bool = False) -> Figure:
+def noted(figure: Figure, runs: Sequence[LabelledRun], kinds: Sequence[str]) -> Figure:
     """Add to a figure what makes some of its runs doubtful, and which; nothing where nothing does.
 
     Args:
         figure: of runs; made higher by the lines of the notes.
         runs: that it shows.
-        of_errors: whether it shows reconstruction errors or iterations.
+        kinds: of warnings that concern what it shows.
     """
     concerned: dict[str, list[str]] = {}
     for one in runs:
         pair = f"{style.display(one.defense)} / {style.display(one.attack)}"
-        for kind in warned([one], of_errors).split():
+        for kind in warned([one], kinds).split():
             concerned.setdefault(kind, []).append(pair)
     for kind, pairs in concerned.items():
         lines = add_note(figure, f"{KINDS.get(kind, kind)}: {_named(pairs)}")

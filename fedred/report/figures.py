@@ -35,6 +35,7 @@ from fedred.report.drawing import (
 from fedred.report.error_figures import errors_over_rounds, reconstruction_error
 from fedred.report.labels import LabelledRun, label_runs
 from fedred.report.lettering import house_style, in_figure, width, wrapped
+from fedred.report.notes import ERRORS, RESULTS
 from fedred.report.partition_figure import partition
 from fedred.report.runs import Run, load_runs
 from fedred.report.statistics import FloatArray, Spread, spread
@@ -268,7 +269,7 @@ def made_figure(name: str, sources: Sequence[Path]) -> Figure:
         runs = load_runs(sources)
         figure, shows = FIGURES[name](runs), SHOWS.get(name, _every)
         shown_runs = [one for one in label_runs(runs) if shows(one.run)]
-        return noted(figure, shown_runs, of_errors=name in OF_ERRORS)
+        return noted(figure, shown_runs, ERRORS if name in OF_ERRORS else RESULTS)
     if len(sources) > 1:
         raise UserError(f"the figure partition shows one file, but {len(sources)} are given")
     return partition(sources[0])

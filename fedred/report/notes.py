@@ -9,20 +9,23 @@ from fedred.report.labels import LabelledRun
 from fedred.report.layout import Block, Cell
 from fedred.run_warnings import KINDS
 
-OF_ERRORS_ALONE = ("budget_never_reached",)
-"""Kinds that concern what is shown of reconstruction errors and iterations, not what came of a run."""
+ERRORS = tuple(KINDS)
+"""Kinds that make reconstruction errors and iterations doubtful."""
+RESULTS = tuple(kind for kind in KINDS if kind != "budget_never_reached")
+"""Kinds that make accuracy, success of an attack and detection doubtful."""
+COSTS = ("all_excluded", "reconstructions_diverged", "updates_not_finite")
+"""Kinds that make seconds and memory doubtful: rounds in which less is done than in others."""
 
 
-def warned(runs: Iterable[LabelledRun], of_errors: bool = False) -> str:
+def warned(runs: Iterable[LabelledRun], kinds: Sequence[str] = RESULTS) -> str:
     """Return the kinds of warnings that any of some runs has, separated by blanks.
 
     Args:
         runs: behind one number.
-        of_errors: whether the number is a reconstruction error, or iterations.
+        kinds: that concern the number; those of a later version, which nobody knows here, always do.
     """
     found = {kind for one in runs for kind in one.run.warnings}
-    hidden = () if of_errors else OF_ERRORS_ALONE
-    known = [kind for kind in KINDS if kind in found and kind not in hidden]
+    known = [kind for kind in kinds if kind in found]
     return " ".join([*known, *sorted(found - KINDS.keys())])
 
 
